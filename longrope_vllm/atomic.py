@@ -1,0 +1,26 @@
+"""Write a file so that a reader sees the old content or the new one, never a part (POSIX rename)."""
+
+import os
+import tempfile
+from pathlib import Path
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Replace ``path`` by ``content`` (text as UTF-8); the bytes are on disk before the name points at them.
+
+    Keeps the mode of a file that is replaced. Raises ``OSError`` and leaves no temporary file behind when the
+    disk is full or the folder is read-only.
+    """
+    data = content.encode() if isinstance(content, str) else content
+    mode = path.stat().st_mode & 0o777 if path.exists() else 0o644
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fchmod(file.fileno(), mode)
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

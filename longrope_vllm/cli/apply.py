@@ -1,0 +1,38 @@
+"""Write factors into a checkpoint's config.json, so that vLLM, transformers and llama.cpp read them, or undo it.
+
+Only config.json changes, atomically; the one from before is kept beside it as config.json.before-longrope.
+"""
+
+import argparse
+from collections.abc import Sequence
+
+from longrope_vllm.errors import LongRopeError
+from longrope_vllm.factors_file import read_factors
+from longrope_vllm.lengths import format_length
+from longrope_vllm.rope_block import BACKUP_NAME, lint, undo_rope, write_rope
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of ``longrope apply``."""
+    parser.add_argument("model", help="checkpoint directory")
+    parser.add_argument("--factors", metavar="FILE", help="factors.json to apply")
+    parser.add_argument("--undo", action="store_true", help="put the config.json from before back")
+
+
+def run(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
+    """Apply or undo; prints what changed and what other engines read differently."""
+    asked = parser.parse_args(arguments)
+    if asked.undo == bool(asked.factors):
+        raise LongRopeError("Expected either --factors FILE or --undo, found both or neither.")
+    if asked.undo:
+        print(f"Restored {undo_rope(asked.model)}.")
+        return 0
+    factors = read_factors(asked.factors)
+    path = write_rope(asked.model, factors)
+    lengths = " and ".join(format_length(tier.max_length) for tier in factors.with_plain_tier().tiers)
+    print(f"Wrote {path}: tiers up to {lengths} tokens; the file from before is {BACKUP_NAME}.")
+    from longrope_vllm.geometry import read_config
+
+    for finding in lint(read_config(asked.model)):
+        print(f"Note: {finding}.")
+    return 0

@@ -1,0 +1,30 @@
+"""The exception tree. Every message is one sentence: what was expected, what was found, where, what to do.
+
+Anything a user can cause is a ``LongRopeError``; the command line prints it and exits with ``EXIT_CODE``.
+"""
+
+EXIT_CODE = 2
+
+
+class LongRopeError(Exception):
+    """Base of every error this project raises on purpose."""
+
+
+class CheckpointError(LongRopeError):
+    """A checkpoint directory or its ``config.json`` cannot be read or does not describe one rope."""
+
+
+class FactorsError(LongRopeError):
+    """Tiers of factors break a rule, or do not belong to this checkpoint."""
+
+
+class MissingExtraError(LongRopeError):
+    """An optional dependency is not installed."""
+
+
+class UnsupportedError(LongRopeError):
+    """This engine, version, model or option cannot be served exactly, so it is refused by name."""
+
+
+class DemoError(LongRopeError):
+    """The demonstration could not get its model or its server did not come up."""

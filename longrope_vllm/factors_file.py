@@ -1,0 +1,106 @@
+"""``factors.json``: the file form of ``Factors``, versioned, readable by a person, published as a JSON Schema.
+
+The schema (``factors.schema.json`` beside this file) states the form; ``Factors`` itself states the meaning.
+"""
+
+import json
+from dataclasses import asdict
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from longrope_vllm.atomic import write_atomically
+from longrope_vllm.errors import FactorsError
+from longrope_vllm.factors import Factors, Origin, Tier
+
+SCHEMA = "longrope-factors/1"
+"""Version of the form. A reader refuses what it does not know."""
+
+
+def read_factors(path: str | Path) -> Factors:
+    """Read and check ``factors.json``. Raises ``FactorsError`` with one sentence about what is wrong and where."""
+    path = Path(path)
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+    except FileNotFoundError:
+        raise FactorsError(f"Expected a factors file, found none at {path}: check the path.") from None
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        raise FactorsError(f"Expected readable JSON in {path}, found: {error}.") from None
+    try:
+        return factors_from_document(document)
+    except FactorsError as error:
+        raise FactorsError(f"{error} (in {path})") from None
+
+
+def write_factors(path: str | Path, factors: Factors) -> None:
+    """Write ``factors.json`` atomically, one value a line."""
+    write_atomically(Path(path), json.dumps(document_from_factors(factors), indent=2) + "\n")
+
+
+def factors_from_document(document: Any) -> Factors:
+    """``Factors`` from the parsed JSON. Raises ``FactorsError``."""
+    version = document.get("schema") if isinstance(document, dict) else None
+    if version != SCHEMA:
+        raise FactorsError(f"Expected the schema {SCHEMA!r}, found {version!r}: convert the file or update longrope-vllm.")
+    _check_form(document)
+    geometry = document["geometry"]
+    return Factors(
+        rotary_dim=geometry["rotary_dim"],
+        base=float(geometry["base"]),
+        trained_window=geometry["trained_window"],
+        tiers=tuple(
+            Tier(
+                max_length=tier["max_length"],
+                factors=tuple(float(factor) for factor in tier["factors"]),
+                attention_factor=float(tier.get("attention_factor", 1.0)),
+                start_tokens=tier.get("start_tokens", 0),
+            )
+            for tier in document["tiers"]
+        ),
+        origin=Origin(**document["origin"]),
+    )
+
+
+def document_from_factors(factors: Factors) -> dict[str, Any]:
+    """The JSON object of ``factors``, in the order a person reads it."""
+    return {
+        "schema": SCHEMA,
+        "geometry": {
+            "rotary_dim": factors.rotary_dim,
+            "base": factors.base,
+            "trained_window": factors.trained_window,
+        },
+        "origin": {name: value for name, value in asdict(factors.origin).items() if value},
+        "tiers": [
+            {
+                "max_length": tier.max_length,
+                "attention_factor": tier.attention_factor,
+                "start_tokens": tier.start_tokens,
+                "factors": list(tier.factors),
+            }
+            for tier in factors.tiers
+        ],
+    }
+
+
+@cache
+def json_schema() -> dict[str, Any]:
+    """The published JSON Schema of the current form."""
+    text = files("longrope_vllm").joinpath("factors.schema.json").read_text(encoding="utf-8")
+    schema: dict[str, Any] = json.loads(text)
+    return schema
+
+
+def _check_form(document: dict[str, Any]) -> None:
+    from jsonschema import Draft202012Validator
+    from jsonschema.exceptions import best_match
+
+    error = best_match(Draft202012Validator(json_schema()).iter_errors(document))
+    if error is not None:
+        where = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in error.absolute_path)
+        raise FactorsError(f"Expected the form of {SCHEMA}, found at {where.lstrip('.') or 'the top'}: {error.message}.")
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is not a number that JSON allows")

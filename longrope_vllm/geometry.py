@@ -1,0 +1,154 @@
+"""What a checkpoint's ``config.json`` says about its rope: the only place that reads a foreign configuration.
+
+In: a checkpoint directory or the mapping in its ``config.json``. Out: a ``Geometry``. Both spellings of the rope
+block are read (``rope_parameters`` of transformers 5 and ``rope_scaling`` before it), for the Llama, Mistral,
+Qwen2/3, Phi-3/4 and MiniCPM families and whatever uses the same field names.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from longrope_vllm.errors import CheckpointError
+
+Config = Mapping[str, Any]
+
+DEFAULT_BASE = 10_000.0
+"""Rope base of a config that states none (the default of transformers for every family read here)."""
+
+_TYPE_NAMES = {"su": "longrope"}  # the first Phi-3 checkpoints call longrope "su"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Geometry:
+    """The rotary geometry of one checkpoint. Lengths are in tokens."""
+
+    head_size: int
+    rotary_dim: int
+    """Rotated elements of a head; even, at most ``head_size``."""
+    base: float
+    trained_window: int
+    """Positions seen in pretraining (``original_max_position_embeddings`` where a checkpoint was stretched)."""
+    max_positions: int
+    """``max_position_embeddings`` as declared: the length the checkpoint claims to serve."""
+    rope_type: str
+
+    @property
+    def pairs(self) -> int:
+        """Rotary pairs: how many factors one tier has."""
+        return self.rotary_dim // 2
+
+    @classmethod
+    def from_checkpoint(cls, checkpoint: str | Path) -> Self:
+        """Read ``config.json`` of a checkpoint directory. Raises ``CheckpointError``."""
+        return cls.from_config(read_config(checkpoint))
+
+    @classmethod
+    def from_config(cls, config: Config) -> Self:
+        """Read the mapping of a ``config.json``. Raises ``CheckpointError`` when a field is missing or conflicts."""
+        text = text_config(config)
+        rope = rope_parameters(text)
+        head_size, rotary_dim = _head_and_rotary_dim(text, rope)
+        max_positions = _positive_int(text, "max_position_embeddings")
+        base = rope.get("rope_theta", text.get("rope_theta", DEFAULT_BASE))
+        return cls(
+            head_size=head_size,
+            rotary_dim=rotary_dim,
+            base=float(base),
+            trained_window=_trained_window(text, rope, max_positions),
+            max_positions=max_positions,
+            rope_type=rope_type(rope),
+        )
+
+
+def read_config(checkpoint: str | Path) -> dict[str, Any]:
+    """The mapping in ``config.json`` of ``checkpoint``. Raises ``CheckpointError`` when it cannot be read."""
+    path = Path(checkpoint)
+    if not path.is_dir():
+        raise CheckpointError(f"Expected a checkpoint directory, found none at {path}: check the path.")
+    try:
+        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"Expected config.json in {path}, found none: is this a checkpoint?") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"Expected readable JSON in {path / 'config.json'}, found: {error}.") from None
+    if not isinstance(config, dict):
+        raise CheckpointError(f"Expected an object in {path / 'config.json'}, found a {type(config).__name__}.")
+    return config
+
+
+def text_config(config: Config) -> Config:
+    """The language model's part of ``config`` (multimodal checkpoints nest it under ``text_config``)."""
+    nested = config.get("text_config")
+    return nested if isinstance(nested, Mapping) else config
+
+
+def rope_parameters(config: Config) -> Config:
+    """The rope block of a text config, empty when it has none. Raises ``CheckpointError`` where layers differ."""
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if not isinstance(rope, Mapping):
+        raise CheckpointError(f"Expected an object as rope block of config.json, found {rope!r}.")
+    if rope and all(isinstance(value, Mapping) for value in rope.values()):
+        blocks = list(rope.values())
+        if any(block != blocks[0] for block in blocks):
+            raise CheckpointError(
+                f"Expected one rope for all layers in config.json, found {len(blocks)} that differ "
+                f"({', '.join(rope)}): models with several ropes are not supported."
+            )
+        return dict(blocks[0])
+    return rope
+
+
+def rope_type(rope: Config) -> str:
+    """The block's type name, with the alias ``su`` resolved to ``longrope``."""
+    name = str(rope.get("rope_type") or rope.get("type") or "default")
+    return _TYPE_NAMES.get(name, name)
+
+
+def _positive_int(config: Config, field: str) -> int:
+    value = config.get(field)
+    if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
+        raise CheckpointError(f"Expected a positive whole number as {field} in config.json, found {value!r}.")
+    return value
+
+
+def _head_and_rotary_dim(config: Config, rope: Config) -> tuple[int, int]:
+    if config.get("qk_rope_head_dim"):  # latent attention (MiniCPM3, DeepSeek): a head part of its own is rotated
+        rotary = _positive_int(config, "qk_rope_head_dim")
+        return rotary, rotary
+    if config.get("head_dim"):
+        head_size = _positive_int(config, "head_dim")
+    else:
+        head_size = _positive_int(config, "hidden_size") // _positive_int(config, "num_attention_heads")
+    partial = rope.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0))
+    rotary_dim = int(head_size * float(1.0 if partial is None else partial))
+    if not 0 < rotary_dim <= head_size or rotary_dim % 2:
+        raise CheckpointError(
+            f"Expected an even number of rotary dimensions up to the head size {head_size} in config.json, "
+            f"found {rotary_dim} (partial_rotary_factor {partial})."
+        )
+    return head_size, rotary_dim
+
+
+def _trained_window(config: Config, rope: Config, max_positions: int) -> int:
+    stated = {
+        place: _positive_int(block, "original_max_position_embeddings")
+        for place, block in (("the config", config), ("its rope block", rope))
+        if block.get("original_max_position_embeddings") is not None
+    }
+    if len(set(stated.values())) > 1:
+        raise CheckpointError(
+            "Expected one original_max_position_embeddings in config.json, found "
+            + " and ".join(f"{value} in {place}" for place, value in stated.items())
+            + ": engines read different ones, so make them equal."
+        )
+    if stated:
+        return next(iter(stated.values()))
+    if rope_type(rope) == "longrope":
+        raise CheckpointError(
+            "Expected original_max_position_embeddings beside the longrope block in config.json, found none: "
+            "add the window the model was pretrained with."
+        )
+    return max_positions

@@ -1,0 +1,107 @@
+"""Put one tier of factors into a live transformers model, fixed for the run, and take it out again.
+
+Why fixed: transformers switches between the two factor lists of a longrope checkpoint by the largest position it sees
+in a forward pass, so cached keys keep the old rotation and one long row changes the short ones beside it. Here every
+position is rotated by the same tier until it is removed. One forward pass under a fixed tier is the oracle of the
+served answers.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from longrope_vllm.errors import CheckpointError, FactorsError
+from longrope_vllm.factors import Factors, Tier
+from longrope_vllm.geometry import Geometry
+from longrope_vllm.rope.frequencies import inverse_frequencies, rescaled_inverse_frequencies
+from longrope_vllm.rope.tables import cos_sin_rows
+
+
+class FixedRotaryEmbedding(nn.Module):
+    """Stands in for a transformers rotary embedding: cos and sin by position from one float64-exact table."""
+
+    rows: Tensor
+
+    def __init__(self, rows: Tensor) -> None:
+        """``rows`` [N, 2 P] of ``[cos | sin]``, float32."""
+        super().__init__()
+        self.register_buffer("rows", rows, persistent=False)
+
+    def forward(self, x: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """cos and sin of shape [batch, T, 2 P] (each half repeated), in the dtype of ``x``.
+
+        Raises ``FactorsError`` for a position past the table instead of rotating it wrongly.
+        """
+        if int(position_ids.max()) >= self.rows.shape[0]:
+            raise FactorsError(
+                f"Expected positions below {self.rows.shape[0]}, found {int(position_ids.max())}: put factors in with "
+                "a longer tier."
+            )
+        cos, sin = self.rows[position_ids].to(x.dtype).chunk(2, dim=-1)  # each [batch, T, P]
+        return cos.repeat(1, 1, 2), sin.repeat(1, 1, 2)
+
+
+@contextmanager
+def fixed_rope(model: nn.Module, factors: Factors, *, length: int) -> Iterator[Tier]:
+    """Within the block ``model`` rotates everything with the tier that serves ``length`` tokens.
+
+    Yields that tier. The model's own rotary modules are put back on exit, also after an exception. Raises
+    ``FactorsError`` for factors of another rope and ``CheckpointError`` for a model without a rotary embedding.
+    """
+    tier = factors.tier_for(length)
+    replaced = put_tier(model, factors, tier)
+    try:
+        yield tier
+    finally:
+        take_out(replaced)
+
+
+Replaced = list[tuple[nn.Module, str, nn.Module]]
+"""(parent, attribute, original module) of every rotary embedding that was replaced."""
+
+
+def put_tier(model: nn.Module, factors: Factors, tier: Tier) -> Replaced:
+    """Replace every rotary embedding of ``model`` by one with ``tier``; give the result to ``take_out``."""
+    factors.check_fits(_geometry(model))
+    rows = cos_sin_rows(
+        rescaled_inverse_frequencies(factors.rotary_dim, factors.base, tier.factors),
+        tier.max_length,
+        attention_factor=tier.attention_factor,
+        start_tokens=tier.start_tokens,
+        plain_frequencies=inverse_frequencies(factors.rotary_dim, factors.base),
+    )
+    found = [
+        (parent, name, child)
+        for parent in model.modules()
+        for name, child in parent.named_children()
+        if type(child).__name__.endswith("RotaryEmbedding") and hasattr(child, "inv_freq")
+    ]
+    if not found:
+        raise CheckpointError(f"Expected a rotary embedding in {type(model).__name__}, found none.")
+    for parent, name, child in found:
+        _check_layout(child)
+        setattr(parent, name, FixedRotaryEmbedding(rows).to(child.inv_freq.device))
+    return found
+
+
+def take_out(replaced: Replaced) -> None:
+    """Put the model's own rotary embeddings back."""
+    for parent, name, original in replaced:
+        setattr(parent, name, original)
+
+
+def _geometry(model: nn.Module) -> Geometry:
+    return Geometry.from_config(model.config.to_dict())
+
+
+def _check_layout(rotary: nn.Module) -> None:
+    """Raise unless ``rotary`` answers in the half-split layout that ``FixedRotaryEmbedding`` produces."""
+    position = torch.ones(1, 1, dtype=torch.long, device=rotary.inv_freq.device)
+    cos, _ = rotary(torch.zeros(1, device=position.device), position)
+    if not torch.equal(cos[..., : cos.shape[-1] // 2], cos[..., cos.shape[-1] // 2 :]):
+        raise CheckpointError(
+            f"Expected the half-split rotary layout, found another in {type(rotary).__name__}: this model is not "
+            "supported."
+        )

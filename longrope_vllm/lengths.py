@@ -1,0 +1,23 @@
+"""Token counts as people write them: 8192, 8k, 128k, 1M (k = 1,024 and M = 1,048,576, as windows are named)."""
+
+import re
+
+from longrope_vllm.errors import LongRopeError
+
+_UNITS = {"": 1, "k": 1024, "m": 1024 * 1024}
+
+
+def parse_length(text: str) -> int:
+    """Tokens named by ``text``. Raises ``LongRopeError`` on anything else than a positive number and a unit."""
+    match = re.fullmatch(r"(\d+)\s*([km]?)", text.strip().replace(",", "").lower())
+    if match is None or int(match[1]) == 0:
+        raise LongRopeError(f"Expected a length in tokens such as 8192, 128k or 1M, found {text!r}.")
+    return int(match[1]) * _UNITS[match[2]]
+
+
+def format_length(tokens: int) -> str:
+    """The shortest exact spelling: 8192 is ``8k``, 10000 stays ``10,000``."""
+    for unit in ("m", "k"):
+        if tokens and tokens % _UNITS[unit] == 0:
+            return f"{tokens // _UNITS[unit]}{unit.upper() if unit == 'm' else unit}"
+    return f"{tokens:,}"

@@ -1,0 +1,78 @@
+"""Patch of ``VllmConfig.__post_init__``: check once, before weights are loaded, what this server will do.
+
+For a longrope checkpoint: refuse by name what cannot be served exactly, mark the scheduler config so that the engine
+takes the tiered scheduler, and put the plugin into the hash of the compile cache, whose key knows nothing of it.
+Remove the fingerprint when vLLM hashes its loaded general plugins.
+"""
+
+import logging
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import Any
+
+from longrope_vllm.errors import UnsupportedError
+from longrope_vllm.plugin.patching import wrap_once
+from longrope_vllm.plugin.tiers import ServedTiers
+
+logger = logging.getLogger("vllm.longrope")
+
+MARK = "longrope_tiered"
+"""Attribute of ``SchedulerConfig`` that says: this engine serves several tiers."""
+
+
+def install() -> None:
+    """Wrap ``VllmConfig.__post_init__``."""
+    from vllm.config import VllmConfig
+
+    wrap_once(VllmConfig, "__post_init__", _with_longrope)
+
+
+def _with_longrope(original: Callable[..., None]) -> Callable[..., None]:
+    def post_init(self: Any, *args: Any, **kwargs: Any) -> None:
+        original(self, *args, **kwargs)
+        if self.model_config is None or self.model_config.runner_type == "draft":
+            return  # a drafter follows its target and always reads the longest tier
+        served = ServedTiers.from_vllm_config(self)
+        if served is None:
+            return
+        _fingerprint(self, served)
+        if served.last == 0:
+            return
+        check_exact(self)
+        if not getattr(self.scheduler_config, MARK, False):
+            setattr(self.scheduler_config, MARK, True)
+            logger.info("longrope: tiers in force: %s", served.describe())
+
+    return post_init
+
+
+def check_exact(vllm_config: Any) -> None:
+    """Raise ``UnsupportedError`` for an option under which requests of different tiers would not stay exact."""
+    model, parallel = vllm_config.model_config, vllm_config.parallel_config
+    refused = {
+        "a KV connector (--kv-transfer-config)": vllm_config.kv_transfer_config is not None,
+        "dual-batch overlap (--enable-dbo)": bool(getattr(parallel, "enable_dbo", False)),
+        "multimodal rope positions (M-RoPE)": bool(getattr(model, "uses_mrope", False)),
+        "an encoder-decoder model": bool(getattr(model, "is_encoder_decoder", False)),
+        "position-dependent query scaling (llama_4_scaling)": bool(
+            getattr(model.hf_text_config, "llama_4_scaling", None)
+        ),
+    }
+    for name, present in refused.items():
+        if present:
+            raise UnsupportedError(
+                f"Per-request rope tiers are not exact with {name}, found in this server's configuration: switch it "
+                "off, or set --max-model-len to the trained window to serve one tier."
+            )
+
+
+def _fingerprint(vllm_config: Any, served: ServedTiers) -> None:
+    if not isinstance(vllm_config.additional_config, dict):
+        raise UnsupportedError(
+            f"Expected additional_config to be a dictionary, found {type(vllm_config.additional_config).__name__}: the "
+            "compile cache needs the rope tiers in it."
+        )
+    vllm_config.additional_config["longrope"] = {
+        "version": version("longrope-vllm"),
+        "tiers": [[tier.max_length, served.identity(index)] for index, tier in enumerate(served.tiers)],
+    }

@@ -1,0 +1,43 @@
+"""Positions to rows: adds the row offset of each token's tier in fixed buffers, as CUDA graphs need them.
+
+Both model runners use it: the runner's own positions stay true (slot mapping, attention metadata and drafters read
+them), only the model's rotary embeddings see rows.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from longrope_vllm.errors import UnsupportedError
+from longrope_vllm.plugin.tiers import ServedTiers
+
+
+class RowShift:
+    """``offsets`` [max tokens a step], int64 on the device, filled by the runner; ``rows`` come out of a buffer like it."""
+
+    def __init__(self, served: ServedTiers, offsets: Tensor) -> None:
+        self.served = served
+        self.offsets = offsets
+        self.buffer = torch.zeros_like(offsets)
+
+    def rows(self, positions: Tensor) -> Tensor:
+        """Rows of ``positions`` [T], a view of the fixed buffer.
+
+        Padding past the scheduled tokens holds position 0 and an offset of an earlier step: a row inside the table.
+        """
+        count = positions.shape[0]
+        return torch.add(positions, self.offsets[:count], out=self.buffer[:count])
+
+
+def check_one_rope(model: nn.Module) -> None:
+    """Raise ``UnsupportedError`` when ``model`` rotates some layers by another table: rows would be wrong there."""
+    from longrope_vllm.plugin.rotary import TieredRotaryEmbedding
+
+    for name, module in model.named_modules():
+        others: Any = getattr(module, "cos_sin_cache", None)
+        if isinstance(others, Tensor) and not isinstance(module, TieredRotaryEmbedding):
+            raise UnsupportedError(
+                f"Expected one longrope rotary embedding in all layers, found {type(module).__name__} at {name}: "
+                "models with several ropes are not supported."
+            )

@@ -1,0 +1,112 @@
+"""Which tiers a server has, which one a sequence gets, and where its rows lie in the table.
+
+Pure data and arithmetic: no patch, no tensor. The scheduler asks for the tier, the rotary embedding lays the rows
+out, the model runners ask for row offsets.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any, Self
+
+from longrope_vllm.errors import UnsupportedError
+from longrope_vllm.factors import Factors, Tier
+from longrope_vllm.lengths import format_length
+from longrope_vllm.rope_block import read_rope_block
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServedTiers:
+    """The tiers in force for one server, shortest first, the last one reaching ``max_model_len``."""
+
+    tiers: tuple[Tier, ...]
+    rotary_dim: int
+    base: float
+
+    @classmethod
+    def from_vllm_config(cls, vllm_config: Any) -> Self | None:
+        """Tiers of the model in ``vllm_config``, or None when it is not a longrope checkpoint."""
+        model_config = getattr(vllm_config, "model_config", None)
+        if model_config is None:
+            return None
+        return cls.from_config(model_config.hf_text_config.to_dict(), model_config.max_model_len)
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], max_model_len: int) -> Self | None:
+        """Tiers for a checkpoint's ``config`` served up to ``max_model_len`` tokens; None without a longrope block.
+
+        Raises ``UnsupportedError`` when the server is longer than the checkpoint's longest tier.
+        """
+        rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+        if "longrope" not in json.dumps(rope, default=str) and '"su"' not in json.dumps(rope, default=str):
+            return None
+        factors = read_rope_block(config)
+        return None if factors is None else cls.from_factors(factors, max_model_len)
+
+    @classmethod
+    def from_factors(cls, factors: Factors, max_model_len: int) -> Self:
+        """Tiers of ``factors`` up to ``max_model_len``: the tier that reaches it ends there, longer ones fall away."""
+        if max_model_len > factors.max_length:
+            raise UnsupportedError(
+                f"Expected max_model_len up to {factors.max_length}, the longest tier of this checkpoint, found "
+                f"{max_model_len}: lower --max-model-len or apply factors for that length."
+            )
+        served = [tier for tier in factors.tiers if tier.max_length < max_model_len]
+        reaching = factors.tier_for(max_model_len)
+        fields = {**vars(reaching), "max_length": max_model_len}
+        fields["start_tokens"] = min(reaching.start_tokens, max_model_len)
+        return cls(tiers=(*served, Tier(**fields)), rotary_dim=factors.rotary_dim, base=factors.base)
+
+    @property
+    def last(self) -> int:
+        """Index of the longest tier."""
+        return len(self.tiers) - 1
+
+    def index_for(self, length: int) -> int:
+        """Index of the shortest tier that holds ``length`` tokens (the last one for anything longer)."""
+        for index, tier in enumerate(self.tiers):
+            if length <= tier.max_length:
+                return index
+        return self.last
+
+    def max_length(self, index: int) -> int:
+        """Longest sequence of tier ``index``, in tokens."""
+        return self.tiers[index].max_length
+
+    @cached_property
+    def row_offsets(self) -> tuple[int, ...]:
+        """Row of position 0 of each tier in the joint table.
+
+        The longest tier comes first, so that whatever bypasses the shift reads its rows, as stock vLLM does.
+        """
+        offsets = [0] * len(self.tiers)
+        row = 0
+        for index in reversed(range(len(self.tiers))):
+            offsets[index] = row
+            row += self.tiers[index].max_length
+        return tuple(offsets)
+
+    def identity(self, index: int) -> str:
+        """Hash of the rotation of tier ``index``: equal for equal keys and values in the KV cache."""
+        tier = {name: value for name, value in asdict(self.tiers[index]).items() if name != "max_length"}
+        text = json.dumps([self.rotary_dim, self.base, tier])
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def cache_salt(self, index: int, client_salt: str | None) -> str | None:
+        """What joins the prefix-cache key of a request in tier ``index``.
+
+        The longest tier keeps the client's salt alone: its keys equal those of a stock server of this checkpoint.
+        """
+        if index == self.last:
+            return client_salt
+        return f"{client_salt or ''}|longrope:{self.identity(index)}"
+
+    def describe(self) -> str:
+        """One line for logs: ``1–8k x1 | 8,193–16k x1.0693`` (lengths and attention factors)."""
+        parts, first = [], 1
+        for tier in self.tiers:
+            kind = "plain" if tier.is_plain else f"longrope, attention factor {tier.attention_factor:.4g}"
+            parts.append(f"{first:,}–{format_length(tier.max_length)} tokens {kind}")
+            first = tier.max_length + 1
+        return " | ".join(parts)

@@ -1,0 +1,29 @@
+"""The rope maths: pure functions on torch tensors, without vLLM and without transformers.
+
+Legend used in every shape here: ``P`` rotary pairs (rotary dimensions / 2), ``N`` positions, ``T`` tokens,
+``H`` heads, ``D`` head size.
+"""
+
+from longrope_vllm.rope.attention_factor import longrope_attention_factor, yarn_attention_factor
+from longrope_vllm.rope.baselines import BASELINES, Baseline
+from longrope_vllm.rope.frequencies import (
+    critical_pair,
+    inverse_frequencies,
+    rescaled_inverse_frequencies,
+    wavelengths,
+)
+from longrope_vllm.rope.rotary import apply_rotary
+from longrope_vllm.rope.tables import cos_sin_rows
+
+__all__ = [
+    "BASELINES",
+    "Baseline",
+    "apply_rotary",
+    "cos_sin_rows",
+    "critical_pair",
+    "inverse_frequencies",
+    "longrope_attention_factor",
+    "rescaled_inverse_frequencies",
+    "wavelengths",
+    "yarn_attention_factor",
+]
