@@ -53,6 +53,8 @@ def read_rope_block(config: Config) -> Factors | None:
 def portable_fields(config: Config, factors: Factors) -> dict[str, Any]:
     """The fields of a text config that make it a two-tier longrope checkpoint, in the spelling it already uses.
 
+    A mapping that has neither spelling (a config of transformers 4 with a plain rope) gets ``rope_scaling``.
+
     Raises ``FactorsError`` when the factors belong to another rope, or hold what a rope block cannot say (start
     tokens, more than a short and a long tier).
     """

@@ -1,0 +1,133 @@
+"""Start vLLM's own OpenAI-compatible server (fastapi, uvicorn) with the plugin, in this process.
+
+In: a model, optionally a factors file, and whatever options vLLM's ``serve`` takes. The ``vllm`` command itself is not
+used: the CPU distribution has another name, with which that command does not start.
+"""
+
+import argparse
+import os
+from collections.abc import Sequence
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+from longrope_vllm.errors import CheckpointError, UnsupportedError
+from longrope_vllm.extras import require
+from longrope_vllm.factors import Factors
+from longrope_vllm.factors_file import read_factors
+from longrope_vllm.geometry import Config, read_config
+from longrope_vllm.plugin import compat
+from longrope_vllm.plugin.tiers import ServedTiers
+from longrope_vllm.rope_block import portable_fields
+
+PLUGIN = "longrope"
+
+
+def serve(model: str, factors_path: str | None, options: Sequence[str]) -> None:
+    """Serve ``model`` until SIGTERM or SIGINT. ``options`` are vLLM's.
+
+    Raises a ``LongRopeError`` before any weight is loaded when the version, the checkpoint or the factors do not fit.
+    """
+    check_engine()
+    check_plugin_visible()
+    config = model_config(model)
+    arguments = parse_engine_options(model, options)
+    if factors_path is not None:
+        arguments.hf_overrides = {**(arguments.hf_overrides or {}), **overrides(config, read_factors(factors_path))}
+        config = {**config, **arguments.hf_overrides}
+    print(banner(arguments, config), flush=True)
+    enable_endpoint()
+    # CUDA cannot be used after a fork; vLLM's own command line sets the same.
+    os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
+    from vllm.entrypoints.cli.serve import ServeSubcommand
+
+    ServeSubcommand.cmd(arguments)
+
+
+def check_engine() -> None:
+    """Raise unless a supported vLLM is installed."""
+    require("vllm", "gpu")
+    version = compat.vllm_version()
+    if not compat.is_supported(version):
+        raise UnsupportedError(compat.refusal(version))
+
+
+def check_plugin_visible() -> None:
+    """Raise ``UnsupportedError`` when ``VLLM_PLUGINS`` shuts this plugin out: stock vLLM would serve in its place."""
+    allowed = os.environ.get("VLLM_PLUGINS")
+    if allowed is not None and PLUGIN not in allowed.split(","):
+        raise UnsupportedError(
+            f"Expected {PLUGIN} among the plugins in VLLM_PLUGINS, found {allowed!r}: add it, or unset the variable."
+        )
+
+
+def enable_endpoint() -> None:
+    """Name every installed plugin in ``VLLM_PLUGINS``: HTTP routes are added only by plugins named there.
+
+    The variable filters all plugin groups, so the others have to stand in it too. Those that only add routes are left
+    out: their owner has not asked for them.
+    """
+    if "VLLM_PLUGINS" in os.environ:
+        return
+    groups = (
+        "vllm.general_plugins",
+        "vllm.platform_plugins",
+        "vllm.io_processor_plugins",
+        "vllm.stat_logger_plugins",
+    )
+    names = {PLUGIN} | {point.name for group in groups for point in entry_points(group=group)}
+    os.environ["VLLM_PLUGINS"] = ",".join(sorted(names))
+
+
+def model_config(model: str) -> dict[str, Any]:
+    """The configuration of ``model``: a checkpoint directory, or a name that transformers resolves."""
+    if Path(model).exists():
+        read_config(model)  # one clear sentence before transformers tries
+    elif model.startswith((".", "/", "~")):
+        raise CheckpointError(f"Expected a checkpoint directory or a model name, found nothing at {model}.")
+    transformers = require("transformers", "gpu")
+    try:
+        config: dict[str, Any] = transformers.AutoConfig.from_pretrained(model).to_dict()
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise CheckpointError(f"Expected a model that transformers can configure at {model}, found: {reason}") from None
+    return config
+
+
+def overrides(config: Config, factors: Factors) -> dict[str, Any]:
+    """vLLM's ``hf_overrides`` that serve ``config`` with ``factors``; the checkpoint on disk stays as it is."""
+    fields = portable_fields(config, factors)
+    if "rope_scaling" in fields:
+        fields["rope_parameters"] = fields.pop("rope_scaling")
+    return {"text_config": fields} if isinstance(config.get("text_config"), dict) else fields
+
+
+def parse_engine_options(model: str, options: Sequence[str]) -> argparse.Namespace:
+    """vLLM's own parser over ``options``; a wrong one ends the process with its message and status 2."""
+    from vllm.entrypoints.cli.serve import ServeSubcommand
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    parser = FlexibleArgumentParser(prog="longrope")
+    subcommand = ServeSubcommand()
+    subcommand.subparser_init(parser.add_subparsers(dest="subparser"))
+    arguments: argparse.Namespace = parser.parse_args(["serve", model, *options])
+    arguments.model = model
+    subcommand.validate(arguments)
+    return arguments
+
+
+def banner(arguments: argparse.Namespace, config: Config) -> str:
+    """What is about to be served: name, address, tiers in force."""
+    name = (arguments.served_model_name or [arguments.model])[0]
+    text = config.get("text_config") if isinstance(config.get("text_config"), dict) else config
+    assert text is not None
+    length = arguments.max_model_len or text["max_position_embeddings"]
+    served = ServedTiers.from_config(dict(config), length if length > 0 else text["max_position_embeddings"])
+    tiers = "none: this checkpoint has no longrope block and is served unchanged"
+    return "\n".join(
+        (
+            f"longrope: model  {name}",
+            f"longrope: listen http://{arguments.host or '0.0.0.0'}:{arguments.port}",
+            f"longrope: tiers  {served.describe() if served else tiers}",
+        )
+    )
