@@ -37,9 +37,7 @@ class Tier:
                     "correct the file or search again."
                 )
         if not (math.isfinite(self.attention_factor) and self.attention_factor > 0):
-            raise FactorsError(
-                f"Expected a finite attention_factor above 0, found {self.attention_factor} in {name}."
-            )
+            raise FactorsError(f"Expected a finite attention_factor above 0, found {self.attention_factor} in {name}.")
         if not 0 <= self.start_tokens <= self.max_length:
             raise FactorsError(
                 f"Expected start_tokens from 0 to {self.max_length}, found {self.start_tokens} in {name}."
@@ -76,6 +74,12 @@ class Factors:
     origin: Origin
 
     def __post_init__(self) -> None:
+        if self.rotary_dim <= 0 or self.rotary_dim % 2:
+            raise FactorsError(f"Expected an even positive rotary_dim in the factors, found {self.rotary_dim}.")
+        if not 1.0 < self.base < math.inf:
+            raise FactorsError(f"Expected a finite base above 1 in the factors, found {self.base}.")
+        if self.trained_window <= 0:
+            raise FactorsError(f"Expected a positive trained_window in the factors, found {self.trained_window}.")
         if not self.tiers:
             raise FactorsError("Expected at least one tier in the factors, found none.")
         for tier in self.tiers:
@@ -96,6 +100,7 @@ class Factors:
         """The plain rope up to the trained window and ``method`` (a key of ``BASELINES``) up to ``max_length``."""
         if method not in BASELINES:
             raise FactorsError(f"Expected a method out of {', '.join(BASELINES)}, found {method!r}.")
+        _require_rope_type(geometry, "default")
         if max_length <= geometry.trained_window:
             raise FactorsError(
                 f"Expected a length above the trained window of {geometry.trained_window}, found {max_length}: "
@@ -122,6 +127,7 @@ class Factors:
 
     def check_fits(self, geometry: Geometry) -> None:
         """Raise ``FactorsError`` unless these factors were made for a rope like ``geometry``."""
+        _require_rope_type(geometry, "default", "longrope")
         for name in ("rotary_dim", "base", "trained_window"):
             expected, found = getattr(geometry, name), getattr(self, name)
             if expected != found:
@@ -154,3 +160,12 @@ class Factors:
 def plain_tier(geometry: Geometry) -> Tier:
     """The checkpoint's own rope up to its trained window."""
     return Tier(max_length=geometry.trained_window, factors=(1.0,) * geometry.pairs)
+
+
+def _require_rope_type(geometry: Geometry, *known: str) -> None:
+    """Factors rescale the unscaled rope: on top of another scaling the short tier would not be the checkpoint's own."""
+    if geometry.rope_type not in known:
+        raise FactorsError(
+            f"Expected a checkpoint of rope type {' or '.join(known)}, found {geometry.rope_type}: factors for other "
+            "types are not supported yet."
+        )

@@ -6,6 +6,7 @@ Qwen2/3, Phi-3/4 and MiniCPM families and whatever uses the same field names.
 """
 
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,9 @@ Config = Mapping[str, Any]
 
 DEFAULT_BASE = 10_000.0
 """Rope base of a config that states none (the default of transformers for every family read here)."""
+
+ROPE_BLOCKS = ("rope_parameters", "rope_scaling")
+"""The two spellings of the rope block, newest first."""
 
 _TYPE_NAMES = {"su": "longrope"}  # the first Phi-3 checkpoints call longrope "su"
 
@@ -52,30 +56,29 @@ class Geometry:
         rope = rope_parameters(text)
         head_size, rotary_dim = _head_and_rotary_dim(text, rope)
         max_positions = _positive_int(text, "max_position_embeddings")
-        base = rope.get("rope_theta", text.get("rope_theta", DEFAULT_BASE))
         return cls(
             head_size=head_size,
             rotary_dim=rotary_dim,
-            base=float(base),
+            base=positive_number("rope_theta", rope, text, default=DEFAULT_BASE, above=1.0),
             trained_window=_trained_window(text, rope, max_positions),
             max_positions=max_positions,
             rope_type=rope_type(rope),
         )
 
 
-def read_config(checkpoint: str | Path) -> dict[str, Any]:
+def read_config(checkpoint: str | Path, name: str = "config.json") -> dict[str, Any]:
     """The mapping in ``config.json`` of ``checkpoint``. Raises ``CheckpointError`` when it cannot be read."""
     path = Path(checkpoint)
     if not path.is_dir():
         raise CheckpointError(f"Expected a checkpoint directory, found none at {path}: check the path.")
     try:
-        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        config = json.loads((path / name).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise CheckpointError(f"Expected config.json in {path}, found none: is this a checkpoint?") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"Expected readable JSON in {path / 'config.json'}, found: {error}.") from None
+        raise CheckpointError(f"Expected {name} in {path}, found none: is this a checkpoint?") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"Expected readable JSON in {path / name}, found: {error}.") from None
     if not isinstance(config, dict):
-        raise CheckpointError(f"Expected an object in {path / 'config.json'}, found a {type(config).__name__}.")
+        raise CheckpointError(f"Expected an object in {path / name}, found a {type(config).__name__}.")
     return config
 
 
@@ -87,18 +90,25 @@ def text_config(config: Config) -> Config:
 
 def rope_parameters(config: Config) -> Config:
     """The rope block of a text config, empty when it has none. Raises ``CheckpointError`` where layers differ."""
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    stated = [config[name] for name in ROPE_BLOCKS if config.get(name)]
+    if any(block != stated[0] for block in stated):
+        raise CheckpointError(
+            f"Expected one rope block in config.json, found {' and '.join(ROPE_BLOCKS)} that differ: engines read "
+            "different ones, so remove one."
+        )
+    rope = stated[0] if stated else {}
     if not isinstance(rope, Mapping):
         raise CheckpointError(f"Expected an object as rope block of config.json, found {rope!r}.")
-    if rope and all(isinstance(value, Mapping) for value in rope.values()):
-        blocks = list(rope.values())
-        if any(block != blocks[0] for block in blocks):
-            raise CheckpointError(
-                f"Expected one rope for all layers in config.json, found {len(blocks)} that differ "
-                f"({', '.join(rope)}): models with several ropes are not supported."
-            )
-        return dict(blocks[0])
-    return rope
+    by_layer = {name: block for name, block in rope.items() if isinstance(block, Mapping)}
+    if not by_layer:
+        return rope
+    blocks = list(by_layer.values())
+    if any(block != blocks[0] for block in blocks):
+        raise CheckpointError(
+            f"Expected one rope for all layers in config.json, found {len(blocks)} that differ "
+            f"({', '.join(by_layer)}): models with several ropes are not supported."
+        )
+    return dict(blocks[0])
 
 
 def rope_type(rope: Config) -> str:
@@ -114,22 +124,33 @@ def _positive_int(config: Config, field: str) -> int:
     return value
 
 
+def positive_number(field: str, *blocks: Config, default: float, above: float = 0.0) -> float:
+    """The finite number that the first of ``blocks`` states as ``field``; null counts as not stated."""
+    value = next((block[field] for block in blocks if block.get(field) is not None), default)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not above < value <= sys.float_info.max:
+        raise CheckpointError(f"Expected a number above {above:g} as {field} in config.json, found {value!r}.")
+    return float(value)
+
+
 def _head_and_rotary_dim(config: Config, rope: Config) -> tuple[int, int]:
     if config.get("qk_rope_head_dim"):  # latent attention (MiniCPM3, DeepSeek): a head part of its own is rotated
         rotary = _positive_int(config, "qk_rope_head_dim")
-        return rotary, rotary
+        return rotary, _even_up_to(rotary, rotary)
     if config.get("head_dim"):
         head_size = _positive_int(config, "head_dim")
     else:
         head_size = _positive_int(config, "hidden_size") // _positive_int(config, "num_attention_heads")
-    partial = rope.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0))
-    rotary_dim = int(head_size * float(1.0 if partial is None else partial))
+    partial = positive_number("partial_rotary_factor", rope, config, default=1.0)
+    return head_size, _even_up_to(head_size, int(head_size * partial))
+
+
+def _even_up_to(head_size: int, rotary_dim: int) -> int:
     if not 0 < rotary_dim <= head_size or rotary_dim % 2:
         raise CheckpointError(
             f"Expected an even number of rotary dimensions up to the head size {head_size} in config.json, "
-            f"found {rotary_dim} (partial_rotary_factor {partial})."
+            f"found {rotary_dim}."
         )
-    return head_size, rotary_dim
+    return rotary_dim
 
 
 def _trained_window(config: Config, rope: Config, max_positions: int) -> int:

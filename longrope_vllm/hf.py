@@ -8,13 +8,14 @@ served answers.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from longrope_vllm.errors import CheckpointError, FactorsError
 from longrope_vllm.factors import Factors, Tier
-from longrope_vllm.geometry import Geometry
+from longrope_vllm.geometry import Geometry, rope_parameters
 from longrope_vllm.rope.frequencies import inverse_frequencies, rescaled_inverse_frequencies
 from longrope_vllm.rope.tables import cos_sin_rows
 
@@ -58,13 +59,25 @@ def fixed_rope(model: nn.Module, factors: Factors, *, length: int) -> Iterator[T
         take_out(replaced)
 
 
-Replaced = list[tuple[nn.Module, str, nn.Module]]
+Replaced = list[tuple[nn.Module, str, Any]]
 """(parent, attribute, original module) of every rotary embedding that was replaced."""
 
 
 def put_tier(model: nn.Module, factors: Factors, tier: Tier) -> Replaced:
     """Replace every rotary embedding of ``model`` by one with ``tier``; give the result to ``take_out``."""
-    factors.check_fits(_geometry(model))
+    whole: Any = model.config
+    language = whole.get_text_config()
+    factors.check_fits(Geometry.from_config(language.to_dict()))
+    found: Replaced = [
+        (parent, name, child)
+        for parent in model.modules()
+        for name, child in parent.named_children()
+        if _is_rotary_of(child, language)
+    ]
+    if not found:
+        raise CheckpointError(f"Expected a rotary embedding in {type(model).__name__}, found none.")
+    for _, _, rotary in found:
+        _check_layout(rotary)
     rows = cos_sin_rows(
         rescaled_inverse_frequencies(factors.rotary_dim, factors.base, tier.factors),
         tier.max_length,
@@ -72,16 +85,7 @@ def put_tier(model: nn.Module, factors: Factors, tier: Tier) -> Replaced:
         start_tokens=tier.start_tokens,
         plain_frequencies=inverse_frequencies(factors.rotary_dim, factors.base),
     )
-    found = [
-        (parent, name, child)
-        for parent in model.modules()
-        for name, child in parent.named_children()
-        if type(child).__name__.endswith("RotaryEmbedding") and hasattr(child, "inv_freq")
-    ]
-    if not found:
-        raise CheckpointError(f"Expected a rotary embedding in {type(model).__name__}, found none.")
     for parent, name, child in found:
-        _check_layout(child)
         setattr(parent, name, FixedRotaryEmbedding(rows).to(child.inv_freq.device))
     return found
 
@@ -92,12 +96,22 @@ def take_out(replaced: Replaced) -> None:
         setattr(parent, name, original)
 
 
-def _geometry(model: nn.Module) -> Geometry:
-    return Geometry.from_config(model.config.to_dict())
+def _is_rotary_of(module: nn.Module, config: Any) -> bool:
+    """True for a rotary embedding of the language model: a vision tower has one with a config of its own."""
+    return (
+        type(module).__name__.endswith("RotaryEmbedding")
+        and hasattr(module, "inv_freq")
+        and isinstance(getattr(module, "config", None), type(config))
+    )
 
 
-def _check_layout(rotary: nn.Module) -> None:
+def _check_layout(rotary: Any) -> None:
     """Raise unless ``rotary`` answers in the half-split layout that ``FixedRotaryEmbedding`` produces."""
+    if rope_parameters(rotary.config.to_dict()).get("mrope_section"):
+        raise CheckpointError(
+            f"Expected one position a token, found the multimodal rope of {type(rotary).__name__}: this model is not "
+            "supported."
+        )
     position = torch.ones(1, 1, dtype=torch.long, device=rotary.inv_freq.device)
     cos, _ = rotary(torch.zeros(1, device=position.device), position)
     if not torch.equal(cos[..., : cos.shape[-1] // 2], cos[..., cos.shape[-1] // 2 :]):

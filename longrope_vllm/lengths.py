@@ -9,10 +9,11 @@ _UNITS = {"": 1, "k": 1024, "m": 1024 * 1024}
 
 def parse_length(text: str) -> int:
     """Tokens named by ``text``. Raises ``LongRopeError`` on anything else than a positive number and a unit."""
-    match = re.fullmatch(r"(\d+)\s*([km]?)", text.strip().replace(",", "").lower())
-    if match is None or int(match[1]) == 0:
+    match = re.fullmatch(r"(\d{1,15}|\d{1,3}(?:,\d{3}){1,4})\s*([km]?)", text.strip().lower(), re.ASCII)
+    tokens = int(match[1].replace(",", "")) * _UNITS[match[2]] if match else 0
+    if tokens == 0:
         raise LongRopeError(f"Expected a length in tokens such as 8192, 128k or 1M, found {text!r}.")
-    return int(match[1]) * _UNITS[match[2]]
+    return tokens
 
 
 def format_length(tokens: int) -> str:

@@ -12,7 +12,16 @@ from typing import Any
 from longrope_vllm.atomic import write_atomically
 from longrope_vllm.errors import CheckpointError, FactorsError
 from longrope_vllm.factors import Factors, Origin, Tier
-from longrope_vllm.geometry import Config, Geometry, read_config, rope_parameters, rope_type, text_config
+from longrope_vllm.geometry import (
+    ROPE_BLOCKS,
+    Config,
+    Geometry,
+    positive_number,
+    read_config,
+    rope_parameters,
+    rope_type,
+    text_config,
+)
 from longrope_vllm.rope.attention_factor import longrope_attention_factor
 
 BACKUP_NAME = "config.json.before-longrope"
@@ -29,13 +38,14 @@ def read_rope_block(config: Config) -> Factors | None:
     if rope_type(rope) != "longrope":
         return None
     geometry = Geometry.from_config(config)
-    scale = float(rope.get("factor") or geometry.max_positions / geometry.trained_window)
-    common = rope.get("attention_factor") or longrope_attention_factor(scale, geometry.trained_window)
+    scale = positive_number("factor", rope, default=geometry.max_positions / geometry.trained_window)
+    derived = longrope_attention_factor(scale, geometry.trained_window)
+    common = positive_number("attention_factor", rope, default=derived)
     tiers = [
         Tier(
             max_length=max_length,
             factors=_factor_list(rope, f"{name}_factor"),
-            attention_factor=float(rope.get(f"{name}_mscale") or common),
+            attention_factor=positive_number(f"{name}_mscale", rope, default=common),
         )
         for name, max_length in (("short", geometry.trained_window), ("long", geometry.max_positions))
     ]
@@ -72,7 +82,9 @@ def portable_fields(config: Config, factors: Factors) -> dict[str, Any]:
             "Expected tiers without start_tokens, found some: a rope block of config.json cannot state them."
         )
     short, long = tiers
-    spelling = "rope_scaling" if "rope_parameters" not in text else "rope_parameters"
+    spellings = [name for name in ROPE_BLOCKS if text.get(name)] or [
+        "rope_parameters" if "rope_parameters" in text else "rope_scaling"
+    ]
     block = {
         "rope_type": "longrope",
         "type": "longrope",
@@ -89,7 +101,7 @@ def portable_fields(config: Config, factors: Factors) -> dict[str, Any]:
     if partial is not None:
         block["partial_rotary_factor"] = partial
     return {
-        spelling: block,
+        **dict.fromkeys(spellings, block),
         "max_position_embeddings": long.max_length,
         "original_max_position_embeddings": factors.trained_window,
     }
@@ -99,15 +111,24 @@ def write_rope(checkpoint: str | Path, factors: Factors) -> Path:
     """Make ``checkpoint`` a longrope checkpoint; its first ``config.json`` is kept as ``BACKUP_NAME``.
 
     Atomic: a reader sees the old file or the new one. Applying again starts from the kept original. Returns the path
-    written. Raises ``CheckpointError`` or ``FactorsError`` before anything is written.
+    written. Raises ``CheckpointError`` or ``FactorsError`` before anything is written, also when something else than
+    the rope was edited since the first time; on any failure the folder is left as it was.
     """
     folder = Path(checkpoint)
     path, backup = folder / "config.json", folder / BACKUP_NAME
-    config = json.loads(backup.read_text(encoding="utf-8")) if backup.exists() else read_config(folder)
-    content = _applied(config, factors)
-    if not backup.exists():
-        write_atomically(backup, path.read_bytes())
-    write_atomically(path, content)
+    now = read_config(folder)
+    if backup.exists():
+        before = read_config(folder, BACKUP_NAME)
+        _check_only_rope_differs(folder, now, before)
+        write_atomically(path, _applied(before, factors))
+        return path
+    content = _applied(now, factors)
+    write_atomically(backup, path.read_bytes())
+    try:
+        write_atomically(path, content)
+    except BaseException:
+        backup.unlink()
+        raise
     return path
 
 
@@ -120,13 +141,7 @@ def undo_rope(checkpoint: str | Path) -> Path:
     path, backup = folder / "config.json", folder / BACKUP_NAME
     if not backup.exists():
         raise CheckpointError(f"Expected {BACKUP_NAME} in {folder}, found none: nothing was applied here.")
-    before, now = json.loads(backup.read_text(encoding="utf-8")), read_config(folder)
-    edited = sorted(_without_rope(now).items() ^ _without_rope(before).items())
-    if edited:
-        raise CheckpointError(
-            f"Expected config.json in {folder} to differ from {BACKUP_NAME} in its rope only, found {edited[0][0]} "
-            "changed too: restore the rope fields by hand so that your edit is not lost."
-        )
+    _check_only_rope_differs(folder, read_config(folder), read_config(folder, BACKUP_NAME))
     backup.replace(path)
     return path
 
@@ -146,6 +161,12 @@ def lint(config: Config) -> list[str]:
             findings.append(f"{field} is not stated: vLLM derives it from the lengths")
     if rope.get("attention_factor") is None and rope.get("factor") is None:
         findings.append("factor and attention_factor are not stated: transformers derives them from the lengths")
+    stated = [rope[field] for field in ("attention_factor", "long_mscale") if rope.get(field) is not None]
+    if len(set(stated)) > 1:
+        findings.append(
+            f"attention_factor {stated[0]:g} and long_mscale {stated[1]:g} differ: transformers takes the first, vLLM "
+            "the second"
+        )
     if text.get("original_max_position_embeddings") is None:
         findings.append("original_max_position_embeddings is missing at the top level, where vLLM looks for it")
     if short.attention_factor != long.attention_factor:
@@ -165,12 +186,16 @@ def _applied(config: dict[str, Any], factors: Factors) -> str:
     return json.dumps(applied, indent=2, ensure_ascii=False) + "\n"
 
 
-_ROPE_FIELDS = (
-    "rope_parameters",
-    "rope_scaling",
-    "max_position_embeddings",
-    "original_max_position_embeddings",
-)
+_ROPE_FIELDS = (*ROPE_BLOCKS, "max_position_embeddings", "original_max_position_embeddings")
+
+
+def _check_only_rope_differs(folder: Path, now: Config, before: Config) -> None:
+    edited = sorted(_without_rope(now).items() ^ _without_rope(before).items())
+    if edited:
+        raise CheckpointError(
+            f"Expected config.json in {folder} to differ from {BACKUP_NAME} in its rope only, found {edited[0][0]} "
+            "changed too: restore the rope fields by hand so that your edit is not lost."
+        )
 
 
 def _without_rope(config: Config) -> dict[str, str]:

@@ -1,9 +1,9 @@
 """Tiny random checkpoints, made in a moment: enough to tell one rotation from another, nothing to say about quality."""
 
-import json
 from pathlib import Path
 
 import torch
+
 from longrope_vllm import Factors, Geometry, write_rope
 
 WINDOW = 256
@@ -46,11 +46,14 @@ def stretched(folder: Path, *, method: str = "yarn", max_length: int = LONG) -> 
     return folder
 
 
-def long_for_all(folder: Path) -> Path:
-    """A longrope checkpoint edited so that stock vLLM's float32 table of its long factors serves every length."""
-    path = folder / "config.json"
-    config = json.loads(path.read_text())
-    block = config["rope_parameters"]
-    block["short_factor"], block["short_mscale"] = block["long_factor"], block["long_mscale"]
-    path.write_text(json.dumps(config, indent=2))
+def byte_tokenizer(folder: Path) -> Path:
+    """Give the checkpoint a tokenizer of one token a character (ASCII), so that lengths in tests are exact."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {chr(code): code for code in range(VOCABULARY)}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=chr(0)))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token=chr(0)).save_pretrained(folder)
     return folder

@@ -1,6 +1,7 @@
-"""Write factors into a checkpoint's config.json, so that vLLM, transformers and llama.cpp read them, or undo it.
+"""Write factors into a checkpoint's config.json, so that vLLM and transformers read them, or undo it.
 
-Only config.json changes, atomically; the one from before is kept beside it as config.json.before-longrope.
+Only config.json changes, atomically; the one from before is kept beside it as config.json.before-longrope. Converters
+to GGUF take factors from Phi-3 and MiniCPM checkpoints only: see longrope doctor MODEL.
 """
 
 import argparse

@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     module.add_arguments(subparser)
     try:
         return int(module.run(subparser, asked.arguments))
-    except LongRopeError as error:
+    except (LongRopeError, OSError) as error:
         print(f"longrope {asked.command}: {error}", file=sys.stderr)
         return EXIT_CODE
     except KeyboardInterrupt:

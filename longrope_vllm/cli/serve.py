@@ -21,7 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
     """Serve until a signal ends it."""
     asked, options = parser.parse_known_args(arguments)
-    from longrope_vllm.server.launch import serve
+    from longrope_vllm.server.launch import prepare, serve
 
-    serve(asked.model, asked.factors, options)
+    prepared, banner = prepare(asked.model, asked.factors, options)
+    print(banner, flush=True)
+    serve(prepared)
     return 0

@@ -34,6 +34,8 @@ async def tiers(request: Request) -> dict[str, Any]:
     """Tiers in force, shortest first; an empty list for a model without a longrope block."""
     engine = request.app.state.longrope_engine
     served = None if engine is None else ServedTiers.from_vllm_config(engine.vllm_config)
+    if served is None:
+        return {"tiers": []}
     return {
         "tiers": [
             {
@@ -42,7 +44,7 @@ async def tiers(request: Request) -> dict[str, Any]:
                 "attention_factor": tier.attention_factor,
                 "identity": served.identity(index),
             }
-            for index, tier in enumerate(served.tiers if served else ())
+            for index, tier in enumerate(served.tiers)
         ]
     }
 

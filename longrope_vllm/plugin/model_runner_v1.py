@@ -41,8 +41,8 @@ class TierTracking:
             tier = getattr(new, TIER, None)
             if tier is None:
                 raise UnsupportedError(
-                    f"Expected a rope tier for request {new.req_id} from the scheduler, found none: the scheduler class "
-                    "in use does not go through SchedulerConfig.get_scheduler_cls."
+                    f"Expected a rope tier for request {new.req_id} from the scheduler, found none: the scheduler in "
+                    "use does not come from SchedulerConfig.get_scheduler_cls."
                 )
             self.tier_of[new.req_id] = tier
         self.tier_of.update(getattr(scheduler_output.scheduled_cached_reqs, RESUMED_TIERS, {}))

@@ -18,7 +18,7 @@ from longrope_vllm.plugin.tiers import ServedTiers
 
 
 @cache
-def tiered_state(state: type[Any]) -> type[Any]:
+def tiered_state(state: Any) -> Any:
     """``state``, a vLLM ``ModelState`` class, with tiers.
 
     A single-inheritance subclass, so that ``__class__`` of an existing instance can be set to it.

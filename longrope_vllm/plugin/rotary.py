@@ -76,7 +76,8 @@ class TieredRotaryEmbedding(RotaryEmbedding):  # type: ignore[misc]
 
         A plain tier promises the answers of the unmodified model, so it must share its last bit, not improve on it.
         """
-        declared, self.max_position_embeddings = self.max_position_embeddings, length
+        declared: int = self.max_position_embeddings
+        self.max_position_embeddings: int = length
         try:
             rows: Tensor = super()._compute_cos_sin_cache()
         finally:

@@ -14,7 +14,7 @@ from longrope_vllm.plugin.tiers import ServedTiers
 
 
 class RowShift:
-    """``offsets`` [max tokens a step], int64 on the device, filled by the runner; ``rows`` come out of a buffer like it."""
+    """``offsets`` [max tokens a step], int64 on the device, is filled by the runner; ``rows`` uses a buffer like it."""
 
     def __init__(self, served: ServedTiers, offsets: Tensor) -> None:
         self.served = served

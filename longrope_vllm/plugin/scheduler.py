@@ -59,7 +59,7 @@ class TieredScheduling:
     # -- crossing
 
     def schedule(self, *args: Any, **kwargs: Any) -> Any:
-        """Move what outgrew its tier, let vLLM schedule, then tell the workers the tiers of new and resumed requests."""
+        """Move what outgrew its tier, let vLLM schedule, then tell the workers the tiers they need."""
         for request in list(self.running):  # type: ignore[attr-defined]
             self._keep_within_tier(request)
         self._raise_preempted()
@@ -139,7 +139,7 @@ def _status(served: ServedTiers, request: Any) -> RequestStatus:
 
 
 @cache
-def tiered(scheduler: type[Any]) -> type[Any]:
+def tiered(scheduler: Any) -> Any:
     """``scheduler`` with tiers mixed in."""
     return type(f"Tiered{scheduler.__name__}", (TieredScheduling, scheduler), {})
 
@@ -151,8 +151,8 @@ def install() -> None:
     wrap_once(SchedulerConfig, "get_scheduler_cls", _with_tiers)
 
 
-def _with_tiers(original: Callable[..., type[Any]]) -> Callable[..., type[Any]]:
-    def get_scheduler_cls(self: Any) -> type[Any]:
+def _with_tiers(original: Callable[..., Any]) -> Callable[..., Any]:
+    def get_scheduler_cls(self: Any) -> Any:
         scheduler = original(self)
         return tiered(scheduler) if getattr(self, MARK, False) else scheduler
 

@@ -23,8 +23,8 @@ from longrope_vllm.rope_block import portable_fields
 PLUGIN = "longrope"
 
 
-def serve(model: str, factors_path: str | None, options: Sequence[str]) -> None:
-    """Serve ``model`` until SIGTERM or SIGINT. ``options`` are vLLM's.
+def prepare(model: str, factors_path: str | None, options: Sequence[str]) -> tuple[argparse.Namespace, str]:
+    """Arguments for ``serve`` and the lines that say what will be served. ``options`` are vLLM's.
 
     Raises a ``LongRopeError`` before any weight is loaded when the version, the checkpoint or the factors do not fit.
     """
@@ -35,7 +35,11 @@ def serve(model: str, factors_path: str | None, options: Sequence[str]) -> None:
     if factors_path is not None:
         arguments.hf_overrides = {**(arguments.hf_overrides or {}), **overrides(config, read_factors(factors_path))}
         config = {**config, **arguments.hf_overrides}
-    print(banner(arguments, config), flush=True)
+    return arguments, banner(arguments, config)
+
+
+def serve(arguments: argparse.Namespace) -> None:
+    """Serve until SIGTERM or SIGINT."""
     enable_endpoint()
     # CUDA cannot be used after a fork; vLLM's own command line sets the same.
     os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")

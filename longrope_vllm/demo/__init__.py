@@ -1,0 +1,1 @@
+"""The demonstration behind ``longrope demo``: model, document, servers, and the comparison that is printed."""

@@ -1,0 +1,94 @@
+"""A server process of the demo: started, waited for, asked, ended. Its output goes to a log file."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from longrope_vllm.errors import DemoError
+
+_START_LIMIT = 300.0
+_STOP_LIMIT = 30.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunningServer:
+    """A server that answers at ``url``; ``process`` leads a process group of its own."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+
+
+@contextmanager
+def running(
+    module: str,
+    options: Sequence[str],
+    *,
+    environment: Mapping[str, str],
+    log: Path,
+    waiting: Callable[[float], None] = lambda seconds: None,
+) -> Iterator[RunningServer]:
+    """Run ``python -m module options`` as a server and yield it once it answers; end it by SIGTERM on exit.
+
+    ``waiting`` is called about twice a second with the seconds since the start. Raises ``DemoError`` with the end of
+    the log when the process dies or does not answer within five minutes.
+    """
+    port = _free_port()
+    command = [sys.executable, "-m", module, *options, "--host", "127.0.0.1", "--port", str(port)]
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command, env={**os.environ, **environment}, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    try:
+        url = f"http://127.0.0.1:{port}"
+        _wait(process, url, log, waiting)
+        yield RunningServer(url=url, process=process)
+    finally:
+        _stop(process)
+
+
+def _wait(process: subprocess.Popen[bytes], url: str, log: Path, waiting: Callable[[float], None]) -> None:
+    started = time.monotonic()
+    while (elapsed := time.monotonic() - started) < _START_LIMIT:
+        waiting(elapsed)
+        if process.poll() is not None:
+            raise DemoError(f"Expected a running server, found exit code {process.returncode}: see {log}.\n{_end(log)}")
+        try:
+            with urllib.request.urlopen(f"{url}/health", timeout=2) as answer:
+                if answer.status == 200:
+                    return
+        except (urllib.error.URLError, TimeoutError, ConnectionError):
+            pass
+        time.sleep(0.5)
+    raise DemoError(
+        f"Expected the server to answer within {_START_LIMIT:.0f} s, found silence: see {log}.\n{_end(log)}"
+    )
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """SIGTERM to the server alone, then, if anything of it is left, SIGKILL to its whole group."""
+    process.terminate()
+    try:
+        process.wait(_STOP_LIMIT)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _end(log: Path, lines: int = 15) -> str:
+    return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])

@@ -1,0 +1,126 @@
+"""``longrope serve`` and ``apply`` refuse bad input with one sentence and exit code 2, before any work is done."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from longrope_vllm import Factors, Geometry, write_factors
+from longrope_vllm.cli.main import main
+from longrope_vllm.server.launch import enable_endpoint, overrides
+
+CONFIG = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": 128,
+    "num_attention_heads": 4,
+    "head_dim": 32,
+    "max_position_embeddings": 256,
+    "rope_theta": 10000.0,
+}
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(CONFIG))
+    return folder
+
+
+@pytest.fixture
+def document(checkpoint: Path) -> dict[str, object]:
+    """A good factors file as a mapping, to be spoilt."""
+    path = checkpoint.parent / "good.json"
+    write_factors(path, Factors.from_baseline("yarn", Geometry.from_checkpoint(checkpoint), 1024))
+    found: dict[str, object] = json.loads(path.read_text())
+    return found
+
+
+SPOILT = {
+    "wrong factor count": (lambda d: d["tiers"][1]["factors"].pop(), "Expected 16 factors"),
+    "NaN": (lambda d: d["tiers"][1]["factors"].__setitem__(3, float("nan")), "NaN"),
+    "zero": (lambda d: d["tiers"][1]["factors"].__setitem__(3, 0.0), "above 0, found 0.0 as factor 3"),
+    "shorter tier": (lambda d: d["tiers"][1].update(max_length=100), "growing max_length, found 100 after 256"),
+    "unknown schema": (lambda d: d.update(schema="longrope-factors/9"), "'longrope-factors/9'"),
+    "another model": (lambda d: d["geometry"].update(base=5e5), "base 10000.0"),
+}
+
+
+@pytest.mark.parametrize("name", SPOILT)
+@pytest.mark.parametrize("command", ["apply", "serve"])
+def test_bad_factors_are_one_sentence_and_nothing_is_written(
+    name: str, command: str, checkpoint: Path, document: dict[str, object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    if command == "serve":
+        pytest.importorskip("vllm", reason="serve checks the engine first")
+    spoil, expected = SPOILT[name]
+    spoil(document)
+    path = checkpoint.parent / "bad.json"
+    path.write_text(json.dumps(document))
+    before = {file.name: file.read_bytes() for file in checkpoint.iterdir()}
+    assert main([command, str(checkpoint), "--factors", str(path)]) == 2
+    message = capsys.readouterr().err.strip().splitlines()[-1]
+    assert message.startswith(f"longrope {command}: Expected")
+    assert expected in message
+    assert {file.name: file.read_bytes() for file in checkpoint.iterdir()} == before
+
+
+def test_a_missing_config_is_one_sentence(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (checkpoint / "config.json").unlink()
+    assert main(["apply", str(checkpoint), "--undo"]) == 2
+    assert main(["show", str(checkpoint)]) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 2
+    assert "Expected config.json in" in lines[1]
+
+
+def test_an_unreadable_checkpoint_is_one_sentence(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (checkpoint / "config.json").write_text("{ half")
+    assert main(["show", str(checkpoint)]) == 2
+    (message,) = capsys.readouterr().err.strip().splitlines()
+    assert "Expected readable JSON in" in message
+
+
+def test_an_unsupported_vllm_is_one_sentence_before_anything_is_loaded(checkpoint: Path, tmp_path: Path) -> None:
+    package = tmp_path / "path" / "vllm"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text('__version__ = "0.19.2"\n')
+    done = subprocess.run(
+        [sys.executable, "-m", "longrope_vllm.cli.main", "serve", str(checkpoint)],
+        env=os.environ | {"PYTHONPATH": str(package.parent)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    (message,) = done.stderr.strip().splitlines()
+    assert ">=0.25.1" in message
+    assert "found 0.19.2" in message
+
+
+def test_a_plugin_list_without_this_plugin_is_refused(
+    checkpoint: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("vllm", reason="serve checks the engine first")
+    monkeypatch.setenv("VLLM_PLUGINS", "another")
+    assert main(["serve", str(checkpoint)]) == 2
+    assert "Expected longrope among the plugins in VLLM_PLUGINS" in capsys.readouterr().err
+
+
+def test_the_plugin_list_of_the_user_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_PLUGINS", "another,longrope")
+    enable_endpoint()
+    assert os.environ["VLLM_PLUGINS"] == "another,longrope"
+
+
+def test_the_override_makes_a_longrope_config_and_keeps_the_checkpoint(checkpoint: Path) -> None:
+    factors = Factors.from_baseline("yarn", Geometry.from_checkpoint(checkpoint), 1024)
+    found = overrides(CONFIG, factors)
+    assert found["rope_parameters"]["rope_type"] == "longrope"
+    assert found["max_position_embeddings"] == 1024
+    nested = overrides({"model_type": "multimodal", "text_config": CONFIG}, factors)
+    assert nested == {"text_config": found}
+    assert json.loads((checkpoint / "config.json").read_text()) == CONFIG
