@@ -65,7 +65,8 @@ def _with_tiers(original: Callable[..., Any]) -> Callable[..., Any]:
         served = ServedTiers.from_vllm_config(vllm_config)
         assert served is not None
         check_one_rope(model)
-        state.__class__ = tiered_state(type(state))
+        state_class: Any = type(state)
+        state.__class__ = tiered_state(state_class)
         zeros = {"dtype": torch.int64, "device": state.device}
         state.longrope_shift = RowShift(served, torch.zeros(state.max_num_tokens, **zeros))
         state.longrope_request_offsets = torch.zeros(state.max_num_reqs, **zeros)

@@ -6,6 +6,7 @@ Hypothesis draws the same examples in every run and has no deadline: the first c
 import resource
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 import pytest
 from hypothesis import settings
@@ -15,10 +16,21 @@ settings.load_profile("repeatable")
 
 
 @pytest.fixture
-def limit_file_size() -> Iterator[Callable[[int], None]]:
-    """``limit_file_size(n)``: no file may grow past ``n`` bytes, so that writing fails part way as on a full disk."""
+def full_disk() -> Callable[[int], AbstractContextManager[None]]:
+    """``with full_disk(n):`` no file may grow past ``n`` bytes, so that writing fails part way as on a full disk.
+
+    Only within the block: the limit holds for the whole process, also for a log that pytest writes to.
+    """
+    return _full_disk
+
+
+@contextmanager
+def _full_disk(limit: int) -> Iterator[None]:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    yield lambda limit: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    signal.signal(signal.SIGXFSZ, handler)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)

@@ -4,6 +4,7 @@ import copy
 import json
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -305,12 +306,11 @@ def test_a_folder_that_does_not_exist_is_not_made(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_leaves_the_old_file_and_nothing_else(
-    tmp_path: Path, limit_file_size: Callable[[int], None]
+    tmp_path: Path, full_disk: Callable[[int], AbstractContextManager[None]]
 ) -> None:
     path = tmp_path / "factors.json"
     path.write_text("old")
-    limit_file_size(64)
-    with pytest.raises(OSError, match="File too large"):
+    with full_disk(64), pytest.raises(OSError, match="File too large"):
         write_factors(path, SMALL)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]

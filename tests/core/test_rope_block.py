@@ -4,6 +4,7 @@ import copy
 import json
 import warnings
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -305,12 +306,12 @@ def test_a_refused_apply_leaves_the_folder_as_it_was(tmp_path: Path, change: Any
 
 
 def test_an_apply_on_a_full_disk_leaves_the_folder_as_it_was(
-    tmp_path: Path, limit_file_size: Callable[[int], None]
+    tmp_path: Path, full_disk: Callable[[int], AbstractContextManager[None]]
 ) -> None:
     (tmp_path / "config.json").write_text(json.dumps(NEW))
     before = (tmp_path / "config.json").read_bytes()
-    limit_file_size(len(before) + 1)  # the backup fits and the new file does not
-    with pytest.raises(OSError, match="File too large"):
+    # The backup fits and the new file does not.
+    with full_disk(len(before) + 1), pytest.raises(OSError, match="File too large"):
         write_rope(tmp_path, factors_for(NEW))
     assert (tmp_path / "config.json").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
