@@ -111,6 +111,14 @@ def rope_parameters(config: Config) -> Config:
     return dict(blocks[0])
 
 
+def has_longrope(config: Config) -> bool:
+    """True when any rope block of the text config, also one for some layers only, is of type longrope."""
+    text = text_config(config)
+    blocks = [text[name] for name in ROPE_BLOCKS if isinstance(text.get(name), Mapping)]
+    blocks += [block for by_layer in blocks for block in by_layer.values() if isinstance(block, Mapping)]
+    return any(rope_type(block) == "longrope" for block in blocks)
+
+
 def rope_type(rope: Config) -> str:
     """The block's type name, with the alias ``su`` resolved to ``longrope``."""
     name = str(rope.get("rope_type") or rope.get("type") or "default")

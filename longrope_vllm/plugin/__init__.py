@@ -12,11 +12,13 @@ def register() -> None:
     Models without a longrope block never reach any of it. A vLLM outside the supported range keeps working for them
     and refuses a longrope checkpoint.
     """
-    from longrope_vllm.plugin import compat, engine_config, max_model_len, rotary, scheduler
+    from longrope_vllm.plugin import compat
 
     if not compat.is_supported(compat.vllm_version()):
-        rotary.install_refusal()
+        compat.install_refusal()
         return
+    from longrope_vllm.plugin import engine_config, max_model_len, rotary, scheduler
+
     max_model_len.install()
     engine_config.install()
     scheduler.install()

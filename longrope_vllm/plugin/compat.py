@@ -4,10 +4,17 @@ The range is stated once, as the ``gpu`` extra of the project; ``SUPPORTED`` rep
 test holds the two equal.
 """
 
+from typing import Any
+
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
+from longrope_vllm.errors import UnsupportedError
+
 SUPPORTED = SpecifierSet(">=0.25.1,<0.34")
+
+STOCK_LONGROPE = "Phi3LongRoPEScaledRotaryEmbedding"
+"""Name under which ``get_rope`` looks the class for longrope up in its package, when it is called."""
 
 
 def vllm_version() -> str:
@@ -28,3 +35,16 @@ def refusal(version: str) -> str:
         f"longrope-vllm serves longrope checkpoints on vLLM {SUPPORTED}, found {version}: install a vLLM in that range "
         "or a longrope-vllm that knows this one."
     )
+
+
+def install_refusal() -> None:
+    """Make a longrope checkpoint fail with the sentence of ``refusal``; every other model is served as without us."""
+    try:
+        from vllm.model_executor.layers import rotary_embedding
+    except ImportError:
+        return  # a vLLM so different that it has no such class to replace
+
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise UnsupportedError(refusal(vllm_version()))
+
+    setattr(rotary_embedding, STOCK_LONGROPE, refuse)

