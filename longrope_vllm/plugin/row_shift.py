@@ -4,8 +4,6 @@ Both model runners use it: the runner's own positions stay true (slot mapping, a
 them), only the model's rotary embeddings see rows.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -32,11 +30,9 @@ class RowShift:
 
 def check_one_rope(model: nn.Module) -> None:
     """Raise ``UnsupportedError`` when ``model`` rotates some layers by another table: rows would be wrong there."""
-    from longrope_vllm.plugin.rotary import TieredRotaryEmbedding
-
     for name, module in model.named_modules():
-        others: Any = getattr(module, "cos_sin_cache", None)
-        if isinstance(others, Tensor) and not isinstance(module, TieredRotaryEmbedding):
+        has_table = isinstance(getattr(module, "cos_sin_cache", None), Tensor)
+        if has_table and not isinstance(getattr(module, "served", None), ServedTiers):
             raise UnsupportedError(
                 f"Expected one longrope rotary embedding in all layers, found {type(module).__name__} at {name}: "
                 "models with several ropes are not supported."

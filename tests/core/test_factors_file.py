@@ -320,3 +320,9 @@ def test_the_schema_is_readable_as_a_resource_of_the_package() -> None:
     from importlib.resources import files
 
     assert json.loads(files("longrope_vllm").joinpath("factors.schema.json").read_text()) == json_schema()
+
+
+def test_the_example_in_the_documentation_is_a_valid_file() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "factors.md").read_text()
+    example = page.partition("```json\n")[2].partition("```")[0]
+    assert factors_from_document(json.loads(example)).max_length == 32_768
