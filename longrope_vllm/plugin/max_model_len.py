@@ -25,9 +25,9 @@ def _with_full_length(original: Callable[..., int]) -> Callable[..., int]:
     def get_and_verify_max_len(*args: Any, **kwargs: Any) -> int:
         config = kwargs.get("hf_config")
         rope = getattr(config, "rope_parameters", None)
-        asked = kwargs.get("max_model_len")
+        asked = kwargs.get("max_model_len")  # None: not given; -1: fit to the memory, starting from the default
         is_longrope = isinstance(rope, dict) and rope.get("rope_type") == "longrope"
-        if is_longrope and asked is None and kwargs.get("spec_target_max_model_len") is None:
+        if is_longrope and asked in (None, -1) and kwargs.get("spec_target_max_model_len") is None:
             kwargs["max_model_len"] = int(config.max_position_embeddings)  # type: ignore[union-attr]
             logger.info(
                 "longrope: serving the checkpoint's full length of %s tokens; --max-model-len lowers it",

@@ -15,22 +15,18 @@ from torch import nn
 
 from longrope_vllm.errors import UnsupportedError
 from longrope_vllm.plugin.patching import wrap_once
-from longrope_vllm.plugin.row_shift import RowShift, check_one_rope
+from longrope_vllm.plugin.row_shift import RowShift, tiers_of
 from longrope_vllm.plugin.scheduler import RESUMED_TIERS, TIER
-from longrope_vllm.plugin.tiers import ServedTiers
 
 
 class TierTracking:
     """What one V1 runner knows: the tier of each request it holds, and the shift of its model."""
 
     def __init__(self, runner: Any) -> None:
-        served = ServedTiers.from_vllm_config(runner.vllm_config)
-        assert served is not None
         model = runner.get_model()
-        check_one_rope(model)
         self.tier_of: dict[str, int] = {}
         self._offsets = runner._make_buffer(runner.max_num_tokens, dtype=torch.int64)  # pinned host and device
-        self.shift = RowShift(served, self._offsets.gpu)
+        self.shift = RowShift(tiers_of(model), self._offsets.gpu)
         model.register_forward_pre_hook(self._shift_positions, with_kwargs=True)
 
     def learn(self, scheduler_output: Any) -> None:

@@ -12,9 +12,8 @@ from typing import Any
 import torch
 
 from longrope_vllm.plugin.patching import wrap_once
-from longrope_vllm.plugin.row_shift import RowShift, check_one_rope
+from longrope_vllm.plugin.row_shift import RowShift, tiers_of
 from longrope_vllm.plugin.scheduler import TIER
-from longrope_vllm.plugin.tiers import ServedTiers
 
 
 @cache
@@ -62,13 +61,10 @@ def install() -> None:
 def _with_tiers(original: Callable[..., Any]) -> Callable[..., Any]:
     def init_model_state(vllm_config: Any, model: Any, *args: Any, **kwargs: Any) -> Any:
         state = original(vllm_config, model, *args, **kwargs)
-        served = ServedTiers.from_vllm_config(vllm_config)
-        assert served is not None
-        check_one_rope(model)
         state_class: Any = type(state)
         state.__class__ = tiered_state(state_class)
         zeros = {"dtype": torch.int64, "device": state.device}
-        state.longrope_shift = RowShift(served, torch.zeros(state.max_num_tokens, **zeros))
+        state.longrope_shift = RowShift(tiers_of(model), torch.zeros(state.max_num_tokens, **zeros))
         state.longrope_request_offsets = torch.zeros(state.max_num_reqs, **zeros)
         return state
 

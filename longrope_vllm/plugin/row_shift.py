@@ -28,12 +28,21 @@ class RowShift:
         return torch.add(positions, self.offsets[:count], out=self.buffer[:count])
 
 
-def check_one_rope(model: nn.Module) -> None:
-    """Raise ``UnsupportedError`` when ``model`` rotates some layers by another table: rows would be wrong there."""
+def tiers_of(model: nn.Module) -> ServedTiers:
+    """The tiers whose rows lie in the table of ``model``.
+
+    Asked of the table itself, not of the configuration, which may have been fitted to the memory since it was built.
+    Raises ``UnsupportedError`` when some layers rotate by another table: rows would be wrong there.
+    """
+    found: ServedTiers | None = None
     for name, module in model.named_modules():
-        has_table = isinstance(getattr(module, "cos_sin_cache", None), Tensor)
-        if has_table and not isinstance(getattr(module, "served", None), ServedTiers):
+        if not isinstance(getattr(module, "cos_sin_cache", None), Tensor):
+            continue
+        found = getattr(module, "served", None)
+        if not isinstance(found, ServedTiers):
             raise UnsupportedError(
                 f"Expected one longrope rotary embedding in all layers, found {type(module).__name__} at {name}: "
                 "models with several ropes are not supported."
             )
+    assert found is not None, "installed by a rotary embedding of this model"
+    return found

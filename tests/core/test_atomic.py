@@ -4,6 +4,7 @@ import os
 import stat
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -44,12 +45,11 @@ def test_a_link_is_replaced_and_its_target_left_alone(tmp_path: Path) -> None:
 
 
 def test_a_failure_part_way_leaves_the_old_file_and_nothing_else(
-    tmp_path: Path, limit_file_size: Callable[[int], None]
+    tmp_path: Path, full_disk: Callable[[int], AbstractContextManager[None]]
 ) -> None:
     path = tmp_path / "file"
     path.write_text("old")
-    limit_file_size(64)
-    with pytest.raises(OSError, match="File too large"):
+    with full_disk(64), pytest.raises(OSError, match="File too large"):
         write_atomically(path, "x" * 1000)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]

@@ -47,8 +47,9 @@ def run_engine(tmp_path_factory: pytest.TempPathFactory) -> RunEngine:
         environment = os.environ | {
             "VLLM_PLUGINS": plugins,
             "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-            "VLLM_CPU_KVCACHE_SPACE": "1",
         }
+        if "kv_cache_memory_bytes" not in engine:  # the variable would win over it
+            environment |= {"VLLM_CPU_KVCACHE_SPACE": "1"}
         if v2_runner:
             environment |= {"VLLM_USE_V2_MODEL_RUNNER": "1", "TRITON_INTERPRET": "1"}
         script = Path(__file__).with_name("engine_run.py")
