@@ -50,6 +50,8 @@ def run_engine(tmp_path_factory: pytest.TempPathFactory) -> RunEngine:
         }
         if "kv_cache_memory_bytes" not in engine:  # the variable would win over it
             environment |= {"VLLM_CPU_KVCACHE_SPACE": "1"}
+        if engine.get("tensor_parallel_size", 1) > 1:  # without a binding each worker wants every core
+            environment |= {"VLLM_CPU_OMP_THREADS_BIND": "|".join(map(str, sorted(os.sched_getaffinity(0))[:2]))}
         if v2_runner:
             environment |= {"VLLM_USE_V2_MODEL_RUNNER": "1", "TRITON_INTERPRET": "1"}
         script = Path(__file__).with_name("engine_run.py")

@@ -28,6 +28,7 @@ SHORT = {f"short-{length}": length for length in (5, 100, WINDOW - 9, WINDOW - 1
 LONGER = {f"long-{length}": length for length in (WINDOW + 1, 300, 600, LONG - 8)}
 CROSSING = {f"crossing-{length}": length for length in (200, WINDOW - 6, WINDOW - 1, WINDOW)}
 CROSSING_TOKENS = 70
+NGRAM = {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_min": 1, "prompt_lookup_max": 3}
 EXTRAPOLATING = {"hf_overrides": {"max_position_embeddings": LONG}}
 """Lets a base model read past its window with its own rope: its table would end there otherwise."""
 
@@ -60,6 +61,8 @@ def crossing_requests() -> list[dict[str, Any]]:
         pytest.param({"async_scheduling": True}, id="asynchronous"),
         pytest.param({"enforce_eager": False}, id="compiled"),
         pytest.param({"v2_runner": True}, id="V2 runner"),
+        pytest.param({"speculative_config": NGRAM}, id="n-gram speculation"),
+        pytest.param({"tensor_parallel_size": 2}, id="tensor parallel"),
     ],
 )
 def served(request: pytest.FixtureRequest, run_engine: RunEngine, longrope_checkpoint: Any) -> Results:
@@ -79,10 +82,10 @@ def base_alone(run_engine: RunEngine, base_checkpoint: Any) -> Results:
 
 
 @pytest.fixture(scope="module")
-def long_for_all(run_engine: RunEngine, longrope_checkpoint: Any, served: Results) -> Results:
-    """Stock vLLM with long factors for everybody, also fed what the crossing requests had when they crossed."""
+def long_for_all(run_engine: RunEngine, longrope_checkpoint: Any, base_alone: Results) -> Results:
+    """Stock vLLM with long factors for everybody, also fed what the crossing requests have when they cross."""
     continued = [
-        request(name, (prompt(n, seed=1) + served[name]["tokens"])[: WINDOW + 1], max_tokens=CROSSING_TOKENS)
+        request(name, (prompt(n, seed=1) + base_alone[name]["tokens"])[: WINDOW + 1], max_tokens=CROSSING_TOKENS)
         for name, n in CROSSING.items()
     ]
     return run_engine(STOCK, longrope_checkpoint, one_tier_requests() + continued, max_model_len=LONG)
