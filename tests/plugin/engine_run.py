@@ -9,12 +9,15 @@ ids), ``max_tokens`` and ``arrive`` (the engine step before which it is added). 
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 
 def main(job_path: str, result_path: str) -> None:
     job = json.loads(Path(job_path).read_text())
     if job["v2_runner"]:
         allow_triton_interpreter()
+    if job["engine"].get("async_scheduling"):
+        allow_async_scheduling()
     from vllm import LLM, SamplingParams
 
     llm = LLM(skip_tokenizer_init=True, disable_log_stats=True, seed=0, **job["engine"])
@@ -22,6 +25,7 @@ def main(job_path: str, result_path: str) -> None:
     waiting = sorted(job["requests"], key=lambda request: request["arrive"])
     results: dict[str, dict[str, object]] = {}
     core = engine.engine_core.engine_core
+    assert core.scheduler.scheduler_config.async_scheduling == bool(job["engine"].get("async_scheduling"))
     preemptions: dict[str, int] = {}
     step = 0
     while waiting or engine.has_unfinished_requests():
@@ -61,6 +65,19 @@ def allow_triton_interpreter() -> None:
     from triton.backends import backends
 
     backends["cpu"] = backends["nvidia"]  # only its presence is looked at
+
+
+def allow_async_scheduling() -> None:
+    """Keep asynchronous scheduling on the CPU, where vLLM switches it off as not required, although it works."""
+    from vllm.platforms.cpu import CpuPlatform
+
+    check = CpuPlatform.check_and_update_config.__func__
+
+    def keeping_it(cls: type, vllm_config: Any) -> None:
+        check(cls, vllm_config)
+        vllm_config.scheduler_config.async_scheduling = True
+
+    CpuPlatform.check_and_update_config = classmethod(keeping_it)
 
 
 if __name__ == "__main__":

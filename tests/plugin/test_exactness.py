@@ -57,10 +57,11 @@ def crossing_requests() -> list[dict[str, Any]]:
 @pytest.fixture(
     scope="module",
     params=[
-        pytest.param({"async_scheduling": False}, id="synchronous"),
+        pytest.param({}, id="synchronous"),
         pytest.param({"async_scheduling": True}, id="asynchronous"),
         pytest.param({"enforce_eager": False}, id="compiled"),
         pytest.param({"v2_runner": True}, id="V2 runner"),
+        pytest.param({"v2_runner": True, "async_scheduling": True}, id="V2 runner asynchronous"),
         pytest.param({"speculative_config": NGRAM}, id="n-gram speculation"),
         pytest.param({"tensor_parallel_size": 2}, id="tensor parallel"),
     ],
@@ -68,7 +69,7 @@ def crossing_requests() -> list[dict[str, Any]]:
 def served(request: pytest.FixtureRequest, run_engine: RunEngine, longrope_checkpoint: Any) -> Results:
     """One engine with the plugin, everything at once; the synchronous one gets it in the opposite order."""
     requests = one_tier_requests() + crossing_requests()
-    if request.param.get("async_scheduling") is False:
+    if not request.param:
         last = max(entry["arrive"] for entry in requests)
         requests = [entry | {"arrive": last - entry["arrive"]} for entry in reversed(requests)]
     return run_engine(LONGROPE, longrope_checkpoint, requests, **request.param)

@@ -34,9 +34,9 @@ def with_memory_to_spare(run_engine: RunEngine, longrope_checkpoint: Any) -> Res
 @pytest.mark.parametrize(
     "engine",
     [
-        pytest.param({"async_scheduling": False}, id="synchronous"),
+        pytest.param({}, id="synchronous"),
         pytest.param({"async_scheduling": True}, id="asynchronous"),
-        pytest.param({"v2_runner": True}, id="V2 runner"),
+        pytest.param({"v2_runner": True, "async_scheduling": True}, id="V2 runner asynchronous"),
     ],
 )
 def test_preempted_requests_answer_as_with_memory_to_spare(
