@@ -29,7 +29,9 @@ def main(job_path: str, result_path: str) -> None:
     preemptions: dict[str, int] = {}
     step = 0
     while waiting or engine.has_unfinished_requests():
-        while waiting and (waiting[0]["arrive"] <= step or not engine.has_unfinished_requests()):
+        if not engine.has_unfinished_requests():
+            step = max(step, waiting[0]["arrive"])  # nothing to do until then
+        while waiting and waiting[0]["arrive"] <= step:
             request = waiting.pop(0)
             params = SamplingParams(
                 temperature=0.0,
