@@ -15,10 +15,12 @@ _FACT = "\n\nThe secret access code of the north gate is 48213. Remember it.\n\n
 ANSWER = "48213"
 _QUESTION = "\n\nWhat is the secret access code of the north gate? Answer with the number only."
 SHORT_QUESTIONS = (
-    "Name three primary colors.",
+    "What is the capital of France? Answer with one word.",
     "What is the opposite of hot? Answer with one word.",
-    "Write the days of the week, separated by commas.",
+    "How many days are in a week?",
 )
+"""Questions this model answers with a clear margin at every token: where two tokens are nearly equal, bfloat16 rounding
+lets the answer depend on what else is in the batch, in any server."""
 
 
 def reference_text() -> str:
