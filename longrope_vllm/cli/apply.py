@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from longrope_vllm.errors import LongRopeError
 from longrope_vllm.factors_file import read_factors
+from longrope_vllm.geometry import read_config
 from longrope_vllm.lengths import format_length
 from longrope_vllm.rope_block import BACKUP_NAME, lint, undo_rope, write_rope
 
@@ -32,8 +33,6 @@ def run(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
     path = write_rope(asked.model, factors)
     lengths = " and ".join(format_length(tier.max_length) for tier in factors.with_plain_tier().tiers)
     print(f"Wrote {path}: tiers up to {lengths} tokens; the file from before is {BACKUP_NAME}.")
-    from longrope_vllm.geometry import read_config
-
     for finding in lint(read_config(asked.model)):
         print(f"Note: {finding}.")
     return 0

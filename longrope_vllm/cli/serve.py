@@ -13,7 +13,7 @@ from collections.abc import Sequence
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``longrope serve``; the rest go to vLLM."""
     parser.allow_abbrev = False
-    parser.add_argument("model", help="checkpoint directory or model name")
+    parser.usage = "longrope serve MODEL [--factors FILE] [any option of vLLM's server]"
     parser.add_argument("--factors", metavar="FILE", help="factors.json to serve with")
     parser.epilog = "Every other option is passed to vLLM's server, such as --port, --max-model-len, --api-key."
 
@@ -23,7 +23,7 @@ def run(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
     asked, options = parser.parse_known_args(arguments)
     from longrope_vllm.server.launch import prepare, serve
 
-    prepared, banner = prepare(asked.model, asked.factors, options)
+    prepared, banner = prepare(asked.factors, options)
     print(banner, flush=True)
     serve(prepared)
     return 0

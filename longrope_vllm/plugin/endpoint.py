@@ -51,7 +51,10 @@ async def tiers(request: Request) -> dict[str, Any]:
 
 @router.get("/requests/{request_id}")
 async def request_tier(request_id: str, request: Request) -> dict[str, int]:
-    """Tier, tokens and crossings of one request, by the id of its response; 404 once it is forgotten."""
+    """Tier, tokens and crossings of one request, by the id of its response; 404 once it is forgotten.
+
+    Under data parallelism only the first engine is asked.
+    """
     engine = request.app.state.longrope_engine
     served = None if engine is None else ServedTiers.from_vllm_config(engine.vllm_config)
     status = None

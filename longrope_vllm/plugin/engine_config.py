@@ -12,12 +12,10 @@ from typing import Any
 
 from longrope_vllm.errors import UnsupportedError
 from longrope_vllm.plugin.patching import wrap_once
-from longrope_vllm.plugin.tiers import ServedTiers
+from longrope_vllm.plugin.rotary import forget_tables
+from longrope_vllm.plugin.tiers import MARK, ServedTiers
 
 logger = logging.getLogger("vllm.longrope")
-
-MARK = "longrope_tiered"
-"""Attribute of ``SchedulerConfig`` that says: this engine serves several tiers."""
 
 
 def install() -> None:
@@ -35,6 +33,7 @@ def _with_longrope(original: Callable[..., None]) -> Callable[..., None]:
         served = ServedTiers.from_vllm_config(self)
         if served is None:
             return
+        forget_tables()
         _fingerprint(self, served)
         if served.last == 0:
             return
@@ -51,7 +50,8 @@ def check_exact(vllm_config: Any) -> None:
     model, parallel = vllm_config.model_config, vllm_config.parallel_config
     refused = {
         "a KV connector (--kv-transfer-config)": vllm_config.kv_transfer_config is not None,
-        "dual-batch overlap (--enable-dbo)": bool(getattr(parallel, "enable_dbo", False)),
+        "micro-batches (--enable-dbo, --ubatch-size)": bool(parallel.use_ubatching),
+        "prefill context parallelism": parallel.prefill_context_parallel_size > 1,
         "multimodal rope positions (M-RoPE)": bool(getattr(model, "uses_mrope", False)),
         "an encoder-decoder model": bool(getattr(model, "is_encoder_decoder", False)),
         "position-dependent query scaling (llama_4_scaling)": bool(

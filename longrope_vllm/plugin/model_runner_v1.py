@@ -17,6 +17,7 @@ from longrope_vllm.errors import UnsupportedError
 from longrope_vllm.plugin.patching import wrap_once
 from longrope_vllm.plugin.row_shift import RowShift, tiers_of
 from longrope_vllm.plugin.scheduler import RESUMED_TIERS, TIER
+from longrope_vllm.plugin.tiers import serves_tiers
 
 
 class TierTracking:
@@ -26,7 +27,7 @@ class TierTracking:
         model = runner.get_model()
         self.tier_of: dict[str, int] = {}
         self._offsets = runner._make_buffer(runner.max_num_tokens, dtype=torch.int64)  # pinned host and device
-        self.shift = RowShift(tiers_of(model), self._offsets.gpu)
+        self.shift = RowShift(tiers_of(model, runner.max_model_len), self._offsets.gpu)
         model.register_forward_pre_hook(self._shift_positions, with_kwargs=True)
 
     def learn(self, scheduler_output: Any) -> None:
@@ -56,7 +57,10 @@ class TierTracking:
 
 
 def install() -> None:
-    """Wrap the three methods; a runner gets its ``TierTracking`` at the first call of any of them."""
+    """Wrap the three methods; a runner that serves tiers gets its ``TierTracking`` at the first call of any of them.
+
+    The patch stays for the process; the runner of another model in it passes straight through.
+    """
     from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
     wrap_once(GPUModelRunner, "_dummy_run", _tracking_first)
@@ -73,7 +77,8 @@ def _tracking(runner: Any) -> TierTracking:
 
 def _tracking_first(original: Callable[..., Any]) -> Callable[..., Any]:
     def dummy_run(self: Any, *args: Any, **kwargs: Any) -> Any:
-        _tracking(self)
+        if serves_tiers(self.vllm_config):
+            _tracking(self)
         return original(self, *args, **kwargs)
 
     return dummy_run
@@ -81,7 +86,8 @@ def _tracking_first(original: Callable[..., Any]) -> Callable[..., Any]:
 
 def _learning_tiers(original: Callable[..., Any]) -> Callable[..., Any]:
     def update_states(self: Any, scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:
-        _tracking(self).learn(scheduler_output)
+        if serves_tiers(self.vllm_config):
+            _tracking(self).learn(scheduler_output)
         return original(self, scheduler_output, *args, **kwargs)
 
     return update_states
@@ -90,8 +96,9 @@ def _learning_tiers(original: Callable[..., Any]) -> Callable[..., Any]:
 def _filling_offsets(original: Callable[..., Any]) -> Callable[..., Any]:
     def prepare_inputs(self: Any, scheduler_output: Any, num_scheduled_tokens: np.ndarray, *args: Any) -> Any:
         prepared = original(self, scheduler_output, num_scheduled_tokens, *args)
-        request_ids = self.input_batch.req_ids[: self.input_batch.num_reqs]
-        _tracking(self).fill(request_ids, num_scheduled_tokens)
+        if serves_tiers(self.vllm_config):
+            request_ids = self.input_batch.req_ids[: self.input_batch.num_reqs]
+            _tracking(self).fill(request_ids, num_scheduled_tokens)
         return prepared
 
     return prepare_inputs

@@ -14,6 +14,7 @@ import torch
 from longrope_vllm.plugin.patching import wrap_once
 from longrope_vllm.plugin.row_shift import RowShift, tiers_of
 from longrope_vllm.plugin.scheduler import TIER
+from longrope_vllm.plugin.tiers import serves_tiers
 
 
 @cache
@@ -61,10 +62,13 @@ def install() -> None:
 def _with_tiers(original: Callable[..., Any]) -> Callable[..., Any]:
     def init_model_state(vllm_config: Any, model: Any, *args: Any, **kwargs: Any) -> Any:
         state = original(vllm_config, model, *args, **kwargs)
+        if not serves_tiers(vllm_config):
+            return state  # another model in the same process
         state_class: Any = type(state)
         state.__class__ = tiered_state(state_class)
         zeros = {"dtype": torch.int64, "device": state.device}
-        state.longrope_shift = RowShift(tiers_of(model), torch.zeros(state.max_num_tokens, **zeros))
+        tiers = tiers_of(model, vllm_config.model_config.max_model_len)
+        state.longrope_shift = RowShift(tiers, torch.zeros(state.max_num_tokens, **zeros))
         state.longrope_request_offsets = torch.zeros(state.max_num_reqs, **zeros)
         return state
 

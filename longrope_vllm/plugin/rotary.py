@@ -49,21 +49,26 @@ class TieredRotaryEmbedding(RotaryEmbedding):  # type: ignore[misc]
         if not is_neox_style:
             raise UnsupportedError("Expected the half-split rotary layout for longrope, found the interleaved one.")
         self.served = served
+        speculative = vllm_config.speculative_config
+        # Drafts of a waiting request are scheduled untrimmed; they may look past the tier that ends the table.
+        self.spare_rows = 0 if speculative is None else speculative.num_speculative_tokens or 0
         super().__init__(head_size, rotary_dim, max_position_embeddings, base, is_neox_style, dtype)
         if served.last and vllm_config.model_config.runner_type != "draft":
             _install_model_runner(vllm_config)
 
     def _compute_cos_sin_cache(self) -> Tensor:
         """Rows ``[cos | sin]`` of every tier, longest first, float32 (the base class casts to the model's dtype)."""
-        return torch.cat([self._rows(tier) for tier in reversed(self.served.tiers)])
+        shortest, *longer = self.served.tiers
+        rows = [self._rows(tier, tier.max_length) for tier in reversed(longer)]
+        return torch.cat([*rows, self._rows(shortest, shortest.max_length + self.spare_rows)])
 
-    def _rows(self, tier: Tier) -> Tensor:
+    def _rows(self, tier: Tier, length: int) -> Tensor:
         if tier.is_plain:
-            return self._stock_rows(tier.max_length)
+            return self._stock_rows(length)
         plain = inverse_frequencies(self.rotary_dim, self.base)
         return cos_sin_rows(
             rescaled_inverse_frequencies(self.rotary_dim, self.base, tier.factors),
-            tier.max_length,
+            length,
             attention_factor=tier.attention_factor,
             start_tokens=tier.start_tokens,
             plain_frequencies=plain,
@@ -86,6 +91,16 @@ class TieredRotaryEmbedding(RotaryEmbedding):  # type: ignore[misc]
 def install() -> None:
     """Put ``TieredRotaryEmbedding`` where ``get_rope`` finds the stock longrope class."""
     setattr(rotary_embedding, compat.STOCK_LONGROPE, TieredRotaryEmbedding)
+
+
+def forget_tables() -> None:
+    """Drop our tables from ``get_rope``'s cache, whose key does not hold the length that a new engine serves.
+
+    Engines that already run keep theirs. Remove when the key holds ``max_model_len``.
+    """
+    tables = rotary_embedding._ROPE_DICT
+    for key in [key for key, table in tables.items() if isinstance(table, TieredRotaryEmbedding)]:
+        del tables[key]
 
 
 def _install_model_runner(vllm_config: Any) -> None:

@@ -22,17 +22,19 @@ class RowShift:
     def rows(self, positions: Tensor) -> Tensor:
         """Rows of ``positions`` [T], a view of the fixed buffer.
 
-        Padding past the scheduled tokens holds position 0 and an offset of an earlier step: a row inside the table.
+        Padding past the scheduled tokens holds a position and an offset that were right in an earlier step, or position
+        0: a row inside the table.
         """
         count = positions.shape[0]
         return torch.add(positions, self.offsets[:count], out=self.buffer[:count])
 
 
-def tiers_of(model: nn.Module) -> ServedTiers:
+def tiers_of(model: nn.Module, max_model_len: int) -> ServedTiers:
     """The tiers whose rows lie in the table of ``model``.
 
     Asked of the table itself, not of the configuration, which may have been fitted to the memory since it was built.
-    Raises ``UnsupportedError`` when some layers rotate by another table: rows would be wrong there.
+    Raises ``UnsupportedError`` when some layers rotate by another table: rows would be wrong there, or the table ends
+    before ``max_model_len`` tokens.
     """
     found: ServedTiers | None = None
     for name, module in model.named_modules():
@@ -45,4 +47,10 @@ def tiers_of(model: nn.Module) -> ServedTiers:
                 "models with several ropes are not supported."
             )
     assert found is not None, "installed by a rotary embedding of this model"
+    longest = found.max_length(found.last)
+    if longest < max_model_len:
+        raise UnsupportedError(
+            f"Expected a rope table for {max_model_len} tokens, found one for {longest}: it was built for another "
+            "engine in this process, so serve this model in a process of its own."
+        )
     return found

@@ -13,10 +13,9 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-from longrope_vllm.plugin.engine_config import MARK
 from longrope_vllm.plugin.patching import wrap_once
 from longrope_vllm.plugin.status import RequestStatus, ServedRequests, add_engine_method, same_request
-from longrope_vllm.plugin.tiers import ServedTiers
+from longrope_vllm.plugin.tiers import MARK, ServedTiers
 
 TIER = "longrope_tier"
 """Attribute of ``NewRequestData``: tier index of a request the worker sees for the first time."""

@@ -3,6 +3,7 @@
 Adds the method ``longrope_request`` to ``EngineCore``, whose public methods the API server calls by name.
 """
 
+import re
 from collections import OrderedDict
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -44,8 +45,14 @@ class ServedRequests:
 
 
 def same_request(engine_id: str, response_id: str) -> bool:
-    """True when the engine's id is the id in the response, with or without the suffix vLLM appends to it."""
-    return engine_id == response_id or engine_id.startswith(f"{response_id}-")
+    """True when ``engine_id`` is of the response ``response_id``.
+
+    vLLM makes ``[CHOICE_]RESPONSE[-PROMPT][-RANDOM]`` of it: a choice number with n > 1, a prompt number in
+    completions, eight random hexadecimal digits. Of several choices or prompts any one matches.
+    """
+    within = re.sub(r"^\d+_", "", engine_id)
+    bare = re.sub(r"-[0-9a-f]{8}$", "", within)
+    return response_id in (within, bare, re.sub(r"-\d+$", "", bare))
 
 
 def add_engine_method() -> None:

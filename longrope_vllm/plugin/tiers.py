@@ -16,6 +16,14 @@ from longrope_vllm.geometry import has_longrope
 from longrope_vllm.lengths import format_length
 from longrope_vllm.rope_block import read_rope_block
 
+MARK = "longrope_tiered"
+"""Attribute of ``SchedulerConfig`` that says: this engine serves several tiers (set by ``engine_config``)."""
+
+
+def serves_tiers(vllm_config: Any) -> bool:
+    """True for an engine whose requests are in different tiers."""
+    return bool(getattr(vllm_config.scheduler_config, MARK, False))
+
 
 @dataclass(frozen=True, kw_only=True)
 class ServedTiers:
@@ -96,14 +104,15 @@ class ServedTiers:
     def cache_salt(self, index: int, client_salt: str | None) -> str | None:
         """What joins the prefix-cache key of a request in tier ``index``.
 
-        The longest tier keeps the client's salt alone: its keys equal those of a stock server of this checkpoint.
+        Without a salt the longest tier has none either: its keys equal those of a stock server of this checkpoint. The
+        identity always comes last and has a fixed length, so no client can salt itself into another tier.
         """
-        if index == self.last:
-            return client_salt
+        if index == self.last and not client_salt:
+            return None
         return f"{client_salt or ''}|longrope:{self.identity(index)}"
 
     def describe(self) -> str:
-        """One line for logs: ``1–8k x1 | 8,193–16k x1.0693`` (lengths and attention factors)."""
+        """One line for logs: ``1–8k tokens plain | 8,193–16k tokens longrope, attention factor 1.069``."""
         parts, first = [], 1
         for tier in self.tiers:
             kind = "plain" if tier.is_plain else f"longrope, attention factor {tier.attention_factor:.4g}"

@@ -23,18 +23,19 @@ from longrope_vllm.rope_block import portable_fields
 PLUGIN = "longrope"
 
 
-def prepare(model: str, factors_path: str | None, options: Sequence[str]) -> tuple[argparse.Namespace, str]:
-    """Arguments for ``serve`` and the lines that say what will be served. ``options`` are vLLM's.
+def prepare(factors_path: str | None, options: Sequence[str]) -> tuple[argparse.Namespace, str]:
+    """Arguments for ``serve`` and the lines that say what will be served. ``options`` are vLLM's, MODEL among them.
 
     Raises a ``LongRopeError`` before any weight is loaded when the version, the checkpoint or the factors do not fit.
     """
     check_engine()
     check_plugin_visible()
-    config = model_config(model)
-    arguments = parse_engine_options(model, options)
+    arguments = parse_engine_options(options)
+    config = merged(model_config(arguments), arguments.hf_overrides or {})
     if factors_path is not None:
-        arguments.hf_overrides = {**(arguments.hf_overrides or {}), **overrides(config, read_factors(factors_path))}
-        config = {**config, **arguments.hf_overrides}
+        ours = overrides(config, read_factors(factors_path))
+        arguments.hf_overrides = merged(arguments.hf_overrides or {}, ours)
+        config = merged(config, ours)
     return arguments, banner(arguments, config)
 
 
@@ -83,19 +84,31 @@ def enable_endpoint() -> None:
     os.environ["VLLM_PLUGINS"] = ",".join(sorted(names))
 
 
-def model_config(model: str) -> dict[str, Any]:
-    """The configuration of ``model``: a checkpoint directory, or a name that transformers resolves."""
+def model_config(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The configuration of the model to serve, read as vLLM will read it. Raises ``CheckpointError``."""
+    model = arguments.model
     if Path(model).exists():
-        read_config(model)  # one clear sentence before transformers tries
+        read_config(model)  # one clear sentence before anybody tries
     elif model.startswith((".", "/", "~")):
         raise CheckpointError(f"Expected a checkpoint directory or a model name, found nothing at {model}.")
-    transformers = require("transformers", "gpu")
+    from vllm.transformers_utils.config import get_config
+
     try:
-        config: dict[str, Any] = transformers.AutoConfig.from_pretrained(model).to_dict()
+        found = get_config(model, arguments.trust_remote_code, revision=arguments.revision)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise CheckpointError(f"Expected a model that transformers can configure at {model}, found: {reason}") from None
+        raise CheckpointError(f"Expected a model that vLLM can configure at {model}, found: {reason}") from None
+    config: dict[str, Any] = found.to_dict()
     return config
+
+
+def merged(config: Config, changes: Config) -> dict[str, Any]:
+    """``config`` with ``changes``; those of a nested ``text_config`` go into it and do not replace it."""
+    both = {**config, **changes}
+    nested = config.get("text_config"), changes.get("text_config")
+    if isinstance(nested[0], dict) and isinstance(nested[1], dict):
+        both["text_config"] = {**nested[0], **nested[1]}
+    return both
 
 
 def overrides(config: Config, factors: Factors) -> dict[str, Any]:
@@ -106,7 +119,7 @@ def overrides(config: Config, factors: Factors) -> dict[str, Any]:
     return {"text_config": fields} if isinstance(config.get("text_config"), dict) else fields
 
 
-def parse_engine_options(model: str, options: Sequence[str]) -> argparse.Namespace:
+def parse_engine_options(options: Sequence[str]) -> argparse.Namespace:
     """vLLM's own parser over ``options``; a wrong one ends the process with its message and status 2."""
     from vllm.entrypoints.cli.serve import ServeSubcommand
     from vllm.utils.argparse_utils import FlexibleArgumentParser
@@ -114,8 +127,10 @@ def parse_engine_options(model: str, options: Sequence[str]) -> argparse.Namespa
     parser = FlexibleArgumentParser(prog="longrope")
     subcommand = ServeSubcommand()
     subcommand.subparser_init(parser.add_subparsers(dest="subparser"))
-    arguments: argparse.Namespace = parser.parse_args(["serve", model, *options])
-    arguments.model = model
+    arguments: argparse.Namespace = parser.parse_args(["serve", *options])
+    if arguments.model_tag is None:
+        raise UnsupportedError("Expected a model to serve, found none: longrope serve MODEL [options].")
+    arguments.model = arguments.model_tag
     subcommand.validate(arguments)
     return arguments
 
@@ -126,12 +141,14 @@ def banner(arguments: argparse.Namespace, config: Config) -> str:
     text = config.get("text_config") if isinstance(config.get("text_config"), dict) else config
     assert text is not None
     length = arguments.max_model_len or text["max_position_embeddings"]
-    served = ServedTiers.from_config(dict(config), length if length > 0 else text["max_position_embeddings"])
-    tiers = "none: this checkpoint has no longrope block and is served unchanged"
+    fitted = length < 0  # --max-model-len -1: vLLM may shorten it to the memory
+    served = ServedTiers.from_config(dict(config), text["max_position_embeddings"] if fitted else length)
+    tiers = served.describe() if served else "none: this checkpoint has no longrope block and is served unchanged"
+    note = " (less if memory is short)" if fitted else ""
     return "\n".join(
         (
             f"longrope: model  {name}",
             f"longrope: listen http://{arguments.host or '0.0.0.0'}:{arguments.port}",
-            f"longrope: tiers  {served.describe() if served else tiers}",
+            f"longrope: tiers  {tiers}{note}",
         )
     )

@@ -60,7 +60,13 @@ def test_cache_keys_differ_between_tiers_and_keep_the_clients_salt() -> None:
     salts = [served.cache_salt(index, client) for index in range(3) for client in (None, "mine")]
     assert len(set(salts)) == len(salts)
     assert served.cache_salt(2, None) is None  # as on a stock server of this checkpoint
-    assert served.cache_salt(2, "mine") == "mine"
+
+
+def test_no_client_can_salt_itself_into_another_tier() -> None:
+    served = ServedTiers.from_factors(FACTORS, 1600)
+    honest = [served.cache_salt(index, client) for index in range(3) for client in (None, "mine")]
+    forged = [served.cache_salt(index, salt) for index in range(3) for salt in honest if salt]
+    assert not set(honest) & set(forged)
 
 
 def test_the_same_rotation_has_the_same_identity_whatever_the_server_length() -> None:

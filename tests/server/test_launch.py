@@ -10,7 +10,7 @@ import pytest
 
 from longrope_vllm import Factors, Geometry, write_factors
 from longrope_vllm.cli.main import main
-from longrope_vllm.server.launch import enable_endpoint, overrides
+from longrope_vllm.server.launch import enable_endpoint, merged, overrides, prepare
 
 CONFIG = {
     "architectures": ["LlamaForCausalLM"],
@@ -124,3 +124,38 @@ def test_the_override_makes_a_longrope_config_and_keeps_the_checkpoint(checkpoin
     nested = overrides({"model_type": "multimodal", "text_config": CONFIG}, factors)
     assert nested == {"text_config": found}
     assert json.loads((checkpoint / "config.json").read_text()) == CONFIG
+
+
+def test_the_model_may_stand_after_options_as_in_vllm(checkpoint: Path) -> None:
+    pytest.importorskip("vllm", reason="the options are vLLM's")
+    arguments, banner = prepare(None, ["--port", "8001", str(checkpoint)])
+    assert (arguments.model, arguments.port) == (str(checkpoint), 8001)
+    assert "no longrope block and is served unchanged" in banner
+
+
+def test_no_model_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("vllm", reason="the options are vLLM's")
+    assert main(["serve", "--port", "8001"]) == 2
+    assert "Expected a model to serve, found none" in capsys.readouterr().err
+
+
+def test_the_users_own_overrides_show_in_the_banner_and_stay(checkpoint: Path, tmp_path: Path) -> None:
+    pytest.importorskip("vllm", reason="the options are vLLM's")
+    factors = Factors.from_baseline("yarn", Geometry.from_checkpoint(checkpoint), 1024)
+    write_factors(tmp_path / "factors.json", factors)
+    options = [str(checkpoint), "--hf-overrides", json.dumps({"rms_norm_eps": 0.5})]
+    arguments, banner = prepare(str(tmp_path / "factors.json"), options)
+    assert arguments.hf_overrides["rms_norm_eps"] == 0.5
+    assert arguments.hf_overrides["max_position_embeddings"] == 1024
+    assert "257–1k tokens longrope" in banner
+    _, banner = prepare(None, [str(checkpoint), "--hf-overrides", json.dumps(overrides(CONFIG, factors))])
+    assert "257–1k tokens longrope" in banner
+
+
+def test_changes_of_a_nested_text_config_go_into_it() -> None:
+    config = {"model_type": "multimodal", "text_config": {"hidden_size": 128, "rope_theta": 1e4}}
+    assert merged(config, {"text_config": {"rope_theta": 1e6}, "dtype": "float32"}) == {
+        "model_type": "multimodal",
+        "dtype": "float32",
+        "text_config": {"hidden_size": 128, "rope_theta": 1e6},
+    }
