@@ -57,3 +57,37 @@ def byte_tokenizer(folder: Path) -> Path:
     tokenizer.decoder = decoders.Fuse()
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token=chr(0)).save_pretrained(folder)
     return folder
+
+
+def tiny_phi3(folder: Path, *, seed: int = 0) -> Path:
+    """A random Phi-3 with a plain longrope block of its own: partial rotary, fused projections, short factors not 1."""
+    from transformers import Phi3Config, Phi3ForCausalLM
+
+    torch.manual_seed(seed)
+    pairs = 12  # three quarters of a head of 32
+    config = Phi3Config(
+        vocab_size=VOCABULARY,
+        hidden_size=128,
+        intermediate_size=256,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=LONG,
+        original_max_position_embeddings=WINDOW,
+        initializer_range=0.15,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+        rope_parameters={
+            "rope_type": "longrope",
+            "rope_theta": 10_000.0,
+            "partial_rotary_factor": 0.75,
+            "factor": LONG / WINDOW,
+            "original_max_position_embeddings": WINDOW,
+            "short_factor": [1 + 0.02 * pair for pair in range(pairs)],
+            "long_factor": [1 + 0.3 * pair for pair in range(pairs)],
+        },
+        dtype="float32",
+    )
+    Phi3ForCausalLM(config).save_pretrained(folder)
+    return folder
