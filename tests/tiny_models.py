@@ -12,29 +12,31 @@ LONG = 1024
 VOCABULARY = 128
 
 
-def tiny_llama(folder: Path, *, rope: dict[str, object] | None = None, seed: int = 0) -> Path:
-    """A random Llama of 4 layers with a plain rope (or the given block), saved under ``folder``.
+SHAPE = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 128,
+    "intermediate_size": 256,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "initializer_range": 0.15,  # large, so that attention is sharp and a wrong rotation changes the answer
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+    "dtype": "float32",
+}
 
-    The attention weights are large, so that attention is sharp and a wrong rotation changes the answer.
-    """
+
+def tiny_llama(folder: Path, *, rope: dict[str, object] | None = None, seed: int = 0) -> Path:
+    """A random Llama of 4 layers with a plain rope (or the given block), saved under ``folder``."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(seed)
     config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=128,
-        intermediate_size=256,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=2,
+        **SHAPE,
         head_dim=32,
         max_position_embeddings=WINDOW,
-        initializer_range=0.15,
-        bos_token_id=1,
-        eos_token_id=2,
-        pad_token_id=0,
         rope_parameters=rope or {"rope_type": "default", "rope_theta": 10_000.0},
-        dtype="float32",
     )
     LlamaForCausalLM(config).save_pretrained(folder)
     return folder
@@ -66,18 +68,9 @@ def tiny_phi3(folder: Path, *, seed: int = 0) -> Path:
     torch.manual_seed(seed)
     pairs = 12  # three quarters of a head of 32
     config = Phi3Config(
-        vocab_size=VOCABULARY,
-        hidden_size=128,
-        intermediate_size=256,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=2,
+        **SHAPE,
         max_position_embeddings=LONG,
         original_max_position_embeddings=WINDOW,
-        initializer_range=0.15,
-        bos_token_id=1,
-        eos_token_id=2,
-        pad_token_id=0,
         rope_parameters={
             "rope_type": "longrope",
             "rope_theta": 10_000.0,
@@ -87,7 +80,6 @@ def tiny_phi3(folder: Path, *, seed: int = 0) -> Path:
             "short_factor": [1 + 0.02 * pair for pair in range(pairs)],
             "long_factor": [1 + 0.3 * pair for pair in range(pairs)],
         },
-        dtype="float32",
     )
     Phi3ForCausalLM(config).save_pretrained(folder)
     return folder

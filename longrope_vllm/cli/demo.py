@@ -27,7 +27,7 @@ _COMMON = (
     # A step keeps room for the short requests beside a chunk of the long one.
     *("--long-prefill-token-threshold", "384"),
 )
-_ENVIRONMENT = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_LOGGING_LEVEL": "INFO"}
+_ENVIRONMENT = {"VLLM_CPU_KVCACHE_SPACE": "1"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

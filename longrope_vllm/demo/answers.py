@@ -15,12 +15,12 @@ MAX_TOKENS = 32
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """One answered request. Times in seconds from sending it."""
+    """One answered request."""
 
     text: str
     prompt_tokens: int
     first_token: float
-    total: float
+    """Seconds from sending the request to its first token."""
     tier: str
     """Length of the tier that served it, or how a server without tiers served it."""
 
@@ -52,13 +52,11 @@ def ask_all(url: str, questions: Sequence[str], *, tiers: bool, report: Callable
                 text += chunk.choices[0].delta.content
             if chunk.usage:
                 prompt_tokens = chunk.usage.prompt_tokens
-        total = time.monotonic() - started
         report(f"answered {prompt_tokens:,} tokens, first token after {first:.1f} s")
         return Answer(
             text=text.strip(),
             prompt_tokens=prompt_tokens,
             first_token=first,
-            total=total,
             tier=_tier(url, request_id) if tiers else "own rope, all lengths",
         )
 
