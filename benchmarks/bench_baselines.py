@@ -21,7 +21,7 @@ from longrope_vllm import Factors, Geometry, Origin, Tier, write_factors
 from longrope_vllm.demo.document import reference_text
 from longrope_vllm.demo.model import NAME, demo_model
 from longrope_vllm.evaluation.perplexity import perplexity, token_losses
-from longrope_vllm.factors import plain_tier
+from longrope_vllm.factors import own_tier
 from longrope_vllm.hf import fixed_rope
 
 LENGTH = 16_384
@@ -41,7 +41,7 @@ def factors_for(method: str, geometry: Geometry) -> Factors:
     """Tiers for ``method`` at ``LENGTH``; "none" is the plain rope all the way."""
     if method != "none":
         return Factors.from_baseline(method, geometry, LENGTH, model=NAME)
-    plain = Tier(max_length=LENGTH, factors=plain_tier(geometry).factors)
+    plain = Tier(max_length=LENGTH, factors=own_tier(geometry).factors)
     return Factors(
         rotary_dim=geometry.rotary_dim,
         base=geometry.base,

@@ -26,5 +26,13 @@ class UnsupportedError(LongRopeError):
     """This engine, version, model or option cannot be served exactly, so it is refused by name."""
 
 
+class RequestError(LongRopeError, ValueError):
+    """A request asks for what this server does not have (a ``ValueError``, as which vLLM answers HTTP 400)."""
+
+
+class ServerError(LongRopeError):
+    """A server did not come up, could not be reached, or refused what it was asked."""
+
+
 class DemoError(LongRopeError):
-    """The demonstration could not get its model or its server did not come up."""
+    """The demonstration could not get its model."""

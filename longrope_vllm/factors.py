@@ -5,13 +5,17 @@ Validated once, on construction; whoever holds a ``Factors`` need not check it a
 """
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 from longrope_vllm.errors import FactorsError
 from longrope_vllm.geometry import Geometry
 from longrope_vllm.rope.baselines import BASELINES
+from longrope_vllm.rope.own import own_length, own_rope
+
+OWN = "own"
+"""Method name of the checkpoint's own rope."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +28,7 @@ class Tier:
     attention_factor: float = 1.0
     """Multiplies cos and sin."""
     start_tokens: int = 0
-    """Positions before this one keep the plain angle and magnitude 1."""
+    """Positions before this one keep the angle and magnitude of the checkpoint's own rope."""
 
     def __post_init__(self) -> None:
         name = f"the tier up to {self.max_length}"
@@ -45,7 +49,7 @@ class Tier:
 
     @property
     def is_plain(self) -> bool:
-        """True when this tier is the checkpoint's unscaled rope, magnitude included."""
+        """True when this tier is the unscaled rope, magnitude included."""
         return self.attention_factor == 1.0 and all(factor == 1.0 for factor in self.factors)
 
 
@@ -72,6 +76,10 @@ class Factors:
     trained_window: int
     tiers: tuple[Tier, ...]
     origin: Origin
+    rope_type: str = "default"
+    """Rope of the checkpoint these factors were made for; theirs are relative to the unscaled one all the same."""
+    rope: Mapping[str, Any] = field(default_factory=dict)
+    """Parameters of that rope, as its checkpoint states them."""
 
     def __post_init__(self) -> None:
         if self.rotary_dim <= 0 or self.rotary_dim % 2:
@@ -97,37 +105,50 @@ class Factors:
 
     @classmethod
     def from_baseline(cls, method: str, geometry: Geometry, max_length: int, *, model: str | None = None) -> Self:
-        """The plain rope up to the trained window and ``method`` (a key of ``BASELINES``) up to ``max_length``."""
-        if method not in BASELINES:
-            raise FactorsError(f"Expected a method out of {', '.join(BASELINES)}, found {method!r}.")
-        _require_rope_type(geometry, "default")
-        if max_length <= geometry.trained_window:
-            raise FactorsError(
-                f"Expected a length above the trained window of {geometry.trained_window}, found {max_length}: "
-                "up to there the checkpoint needs no factors."
-            )
-        baseline = BASELINES[method](geometry, max_length / geometry.trained_window)
-        long = Tier(
-            max_length=max_length,
-            factors=tuple(baseline.factors.tolist()),
-            attention_factor=baseline.attention_factor,
-        )
+        """The checkpoint's own rope up to its length and ``method`` (a key of ``BASELINES``) up to ``max_length``."""
+        return cls.from_baselines([(max_length, method)], geometry, model=model)
+
+    @classmethod
+    def from_baselines(
+        cls, methods: Sequence[tuple[int, str]], geometry: Geometry, *, model: str | None = None
+    ) -> Self:
+        """A tier for each (length, method), and in front the checkpoint's own rope when they start above its length.
+
+        A method is a key of ``BASELINES``, applied to the unscaled rope and the trained window, as a rope block of that
+        type would be; or ``own``, the checkpoint's rope as it is. Raises ``FactorsError`` or ``CheckpointError``.
+        """
+        known = dict.fromkeys(method for _, method in methods)
+        rope_type, rope = _source_rope(geometry)
         return cls(
             rotary_dim=geometry.rotary_dim,
             base=geometry.base,
             trained_window=geometry.trained_window,
-            tiers=(plain_tier(geometry), long),
-            origin=Origin(method=method, model=model),
-        )
+            tiers=tuple(_method_tier(method, geometry, length) for length, method in methods),
+            origin=Origin(method=" and ".join(known), model=model),
+            rope_type=rope_type,
+            rope=rope,
+        ).with_own_tier(own_tier(geometry))
 
     @property
     def max_length(self) -> int:
         """The longest sequence these tiers serve, in tokens."""
         return self.tiers[-1].max_length
 
+    @property
+    def geometry(self) -> Geometry:
+        """The rope these factors were made for; head size and declared length are not known and stand for the least."""
+        return Geometry(
+            head_size=self.rotary_dim,
+            rotary_dim=self.rotary_dim,
+            base=self.base,
+            trained_window=self.trained_window,
+            max_positions=self.trained_window,
+            rope_type=self.rope_type,
+            rope=self.rope,
+        )
+
     def check_fits(self, geometry: Geometry) -> None:
         """Raise ``FactorsError`` unless these factors were made for a rope like ``geometry``."""
-        _require_rope_type(geometry, "default", "longrope")
         for name in ("rotary_dim", "base", "trained_window"):
             expected, found = getattr(geometry, name), getattr(self, name)
             if expected != found:
@@ -135,19 +156,17 @@ class Factors:
                     f"Expected factors for {name} {expected} of this checkpoint, found {found} in the factors: "
                     "they belong to another model."
                 )
+        own_rope(geometry)  # refuses a rope that is not supported
+        expected_rope, found_rope = _source_rope(geometry), (self.rope_type, dict(self.rope))
+        if expected_rope != found_rope:
+            raise FactorsError(
+                f"Expected factors made for a {_rope_text(*expected_rope)}, found some for a "
+                f"{_rope_text(*found_rope)}: they belong to another checkpoint."
+            )
 
-    def with_plain_tier(self) -> Self:
-        """These factors with the plain rope up to the trained window in front, when they start above it."""
-        if self.tiers[0].max_length <= self.trained_window:
-            return self
-        plain = Tier(max_length=self.trained_window, factors=(1.0,) * (self.rotary_dim // 2))
-        return type(self)(
-            rotary_dim=self.rotary_dim,
-            base=self.base,
-            trained_window=self.trained_window,
-            tiers=(plain, *self.tiers),
-            origin=self.origin,
-        )
+    def with_own_tier(self, own: Tier) -> Self:
+        """These factors with the checkpoint's ``own`` tier in front, when they start above its length."""
+        return self if self.tiers[0].max_length <= own.max_length else replace(self, tiers=(own, *self.tiers))
 
     def tier_for(self, length: int) -> Tier:
         """The shortest tier that holds ``length`` tokens. Raises ``FactorsError`` past the last one."""
@@ -157,15 +176,37 @@ class Factors:
         raise FactorsError(f"Expected at most {self.max_length} tokens for these factors, found {length}.")
 
 
-def plain_tier(geometry: Geometry) -> Tier:
-    """The checkpoint's own rope up to its trained window."""
-    return Tier(max_length=geometry.trained_window, factors=(1.0,) * geometry.pairs)
+def _source_rope(geometry: Geometry) -> tuple[str, dict[str, Any]]:
+    """Type and parameters of the rope that factors start from: a longrope block stretches a plain one."""
+    return ("default", {}) if geometry.rope_type == "longrope" else (geometry.rope_type, dict(geometry.rope))
 
 
-def _require_rope_type(geometry: Geometry, *known: str) -> None:
-    """Factors rescale the unscaled rope: on top of another scaling the short tier would not be the checkpoint's own."""
-    if geometry.rope_type not in known:
+def _rope_text(rope_type: str, rope: Mapping[str, Any]) -> str:
+    parameters = ", ".join(f"{name} {value}" for name, value in sorted(rope.items()))
+    return f"{rope_type} rope" + (f" ({parameters})" if parameters else "")
+
+
+def own_tier(geometry: Geometry) -> Tier:
+    """The checkpoint's own rope up to the length it is for. Raises ``CheckpointError`` for an unknown rope type."""
+    return _method_tier(OWN, geometry, own_length(geometry))
+
+
+def _method_tier(method: str, geometry: Geometry, length: int) -> Tier:
+    """The rope of sequences up to ``length`` tokens by ``method``."""
+    if method == OWN:
+        baseline = own_rope(geometry, length)
+        if length > own_length(geometry) and geometry.rope_type != "dynamic":
+            raise FactorsError(
+                f"Expected a length up to {own_length(geometry)} for the checkpoint's own rope, found {length}: from "
+                f"there on it needs a method out of {', '.join(BASELINES)}."
+            )
+    elif method not in BASELINES:
+        raise FactorsError(f"Expected a method out of {OWN}, {', '.join(BASELINES)}, found {method!r}.")
+    elif length <= geometry.trained_window and method != "none":
         raise FactorsError(
-            f"Expected a checkpoint of rope type {' or '.join(known)}, found {geometry.rope_type}: factors for other "
-            "types are not supported yet."
+            f"Expected a length above the trained window of {geometry.trained_window} for {method}, found {length}: up "
+            f"to there the checkpoint needs no factors, which is the method {OWN}."
         )
+    else:
+        baseline = BASELINES[method](geometry, length / geometry.trained_window)
+    return Tier(max_length=length, factors=tuple(baseline.factors.tolist()), attention_factor=baseline.attention_factor)

@@ -74,17 +74,21 @@ def factors_from_document(document: Any) -> Factors:
             for tier in document["tiers"]
         ),
         origin=Origin(**document["origin"]),
+        rope_type=geometry.get("rope_type", "default"),
+        rope=geometry.get("rope", {}),
     )
 
 
 def document_from_factors(factors: Factors) -> dict[str, Any]:
     """The JSON object of ``factors``, in the order a person reads it."""
+    scaled = {} if factors.rope_type == "default" else {"rope_type": factors.rope_type, "rope": dict(factors.rope)}
     return {
         "schema": SCHEMA,
         "geometry": {
             "rotary_dim": factors.rotary_dim,
             "base": factors.base,
             "trained_window": factors.trained_window,
+            **scaled,
         },
         "origin": {name: value for name, value in asdict(factors.origin).items() if value},
         "tiers": [

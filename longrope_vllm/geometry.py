@@ -8,7 +8,7 @@ Qwen2/3, Phi-3/4 and MiniCPM families and whatever uses the same field names.
 import json
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,6 +21,9 @@ DEFAULT_BASE = 10_000.0
 
 ROPE_BLOCKS = ("rope_parameters", "rope_scaling")
 """The two spellings of the rope block, newest first."""
+
+_SHARED = ("rope_type", "type", "rope_theta", "partial_rotary_factor", "original_max_position_embeddings")
+"""Fields of a rope block that every type has; ``Geometry`` states them by name."""
 
 _TYPE_NAMES = {"su": "longrope"}  # the first Phi-3 checkpoints call longrope "su"
 
@@ -38,6 +41,8 @@ class Geometry:
     max_positions: int
     """``max_position_embeddings`` as declared: the length the checkpoint claims to serve."""
     rope_type: str
+    rope: Mapping[str, Any] = field(default_factory=dict)
+    """What the rope block states for its type (factors, betas ...), without the fields above."""
 
     @property
     def pairs(self) -> int:
@@ -63,6 +68,7 @@ class Geometry:
             trained_window=_trained_window(text, rope, max_positions),
             max_positions=max_positions,
             rope_type=rope_type(rope),
+            rope={name: value for name, value in rope.items() if name not in _SHARED and value is not None},
         )
 
 

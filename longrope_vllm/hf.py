@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from longrope_vllm.errors import CheckpointError, FactorsError
 from longrope_vllm.factors import Factors, Tier
-from longrope_vllm.geometry import Geometry, rope_parameters
-from longrope_vllm.rope.frequencies import inverse_frequencies, rescaled_inverse_frequencies
+from longrope_vllm.rope.frequencies import rescaled_inverse_frequencies
+from longrope_vllm.rope.own import own_rope
 from longrope_vllm.rope.tables import cos_sin_rows
+from longrope_vllm.rope_block import check_fits
 
 
 class FixedRotaryEmbedding(nn.Module):
@@ -67,7 +68,7 @@ def put_tier(model: nn.Module, factors: Factors, tier: Tier) -> Replaced:
     """Replace every rotary embedding of ``model`` by one with ``tier``; give the result to ``take_out``."""
     whole: Any = model.config
     language = whole.get_text_config()
-    factors.check_fits(Geometry.from_config(language.to_dict()))
+    check_fits(language.to_dict(), factors)
     found: Replaced = [
         (parent, name, child)
         for parent in model.modules()
@@ -78,12 +79,14 @@ def put_tier(model: nn.Module, factors: Factors, tier: Tier) -> Replaced:
         raise CheckpointError(f"Expected a rotary embedding in {type(model).__name__}, found none.")
     for _, _, rotary in found:
         _check_layout(rotary)
+    own = own_rope(factors.geometry)
     rows = cos_sin_rows(
         rescaled_inverse_frequencies(factors.rotary_dim, factors.base, tier.factors),
         tier.max_length,
         attention_factor=tier.attention_factor,
         start_tokens=tier.start_tokens,
-        plain_frequencies=inverse_frequencies(factors.rotary_dim, factors.base),
+        start_frequencies=rescaled_inverse_frequencies(factors.rotary_dim, factors.base, own.factors),
+        start_attention_factor=own.attention_factor,
     )
     for parent, name, child in found:
         setattr(parent, name, FixedRotaryEmbedding(rows).to(child.inv_freq.device))
@@ -107,11 +110,6 @@ def _is_rotary_of(module: nn.Module, config: Any) -> bool:
 
 def _check_layout(rotary: Any) -> None:
     """Raise unless ``rotary`` answers in the half-split layout that ``FixedRotaryEmbedding`` produces."""
-    if rope_parameters(rotary.config.to_dict()).get("mrope_section"):
-        raise CheckpointError(
-            f"Expected one position a token, found the multimodal rope of {type(rotary).__name__}: this model is not "
-            "supported."
-        )
     position = torch.ones(1, 1, dtype=torch.long, device=rotary.inv_freq.device)
     cos, _ = rotary(torch.zeros(1, device=position.device), position)
     if not torch.equal(cos[..., : cos.shape[-1] // 2], cos[..., cos.shape[-1] // 2 :]):

@@ -1,5 +1,9 @@
 """The rope block of a checkpoint: read it as ``Factors``, write a portable one, undo it, lint it.
 
+Two tiers are what every engine knows, ``short_factor`` and ``long_factor``. What they cannot say (more tiers, start
+tokens, a scaled rope underneath) stands beside them under a key of our own, ``TIERS_KEY``, in the form of
+``factors.json``; the block then holds the shortest and the longest tier, for engines that do not read the key.
+
 Engines read different fields of the same block: transformers takes ``factor`` and ``attention_factor``, vLLM
 ``short_mscale`` and ``long_mscale``; vLLM's safe default length looks for ``original_max_position_embeddings`` at the
 top level only, transformers 5 prefers it there. A portable block states all of them, consistently.
@@ -11,77 +15,105 @@ from typing import Any
 
 from longrope_vllm.atomic import write_atomically
 from longrope_vllm.errors import CheckpointError, FactorsError
-from longrope_vllm.factors import Factors, Origin, Tier
+from longrope_vllm.factors import Factors, Origin, Tier, own_tier
+from longrope_vllm.factors_file import document_from_factors, factors_from_document
 from longrope_vllm.geometry import (
     ROPE_BLOCKS,
     Config,
     Geometry,
-    positive_number,
     read_config,
     rope_parameters,
     rope_type,
     text_config,
 )
-from longrope_vllm.rope.attention_factor import longrope_attention_factor
+from longrope_vllm.rope.own import longrope_rope
 
 BACKUP_NAME = "config.json.before-longrope"
 
+TIERS_KEY = "longrope_tiers"
+"""Top-level key of a text config (engines hash the rope block, so no object can be nested in it)."""
+
 
 def read_rope_block(config: Config) -> Factors | None:
-    """The two tiers of a longrope checkpoint, or None when its rope is of another type.
+    """The tiers of a longrope checkpoint, or None when its rope is of another type.
 
     Magnitudes: ``short_mscale`` / ``long_mscale`` where stated, else ``attention_factor``, else
     ``sqrt(1 + ln s / ln L)`` for both tiers, as the engines do. Raises ``CheckpointError`` or ``FactorsError``.
     """
     text = text_config(config)
-    rope = rope_parameters(text)
-    if rope_type(rope) != "longrope":
+    if rope_type(rope_parameters(text)) != "longrope":
         return None
     geometry = Geometry.from_config(config)
-    scale = positive_number("factor", rope, default=geometry.max_positions / geometry.trained_window)
-    derived = longrope_attention_factor(scale, geometry.trained_window)
-    common = positive_number("attention_factor", rope, default=derived)
-    tiers = [
-        Tier(
-            max_length=max_length,
-            factors=_factor_list(rope, f"{name}_factor"),
-            attention_factor=positive_number(f"{name}_mscale", rope, default=common),
-        )
-        for name, max_length in (("short", geometry.trained_window), ("long", geometry.max_positions))
-    ]
-    if geometry.max_positions <= geometry.trained_window:
-        tiers = tiers[:1]
+    if text.get(TIERS_KEY) is not None:
+        return _read_tiers(text[TIERS_KEY], geometry)
+    baselines = {geometry.trained_window: longrope_rope(geometry, "short")}
+    if geometry.max_positions > geometry.trained_window:
+        baselines[geometry.max_positions] = longrope_rope(geometry, "long")
     return Factors(
         rotary_dim=geometry.rotary_dim,
         base=geometry.base,
         trained_window=geometry.trained_window,
-        tiers=tuple(tiers),
+        tiers=tuple(
+            Tier(max_length=length, factors=tuple(rope.factors.tolist()), attention_factor=rope.attention_factor)
+            for length, rope in baselines.items()
+        ),
         origin=Origin(method="checkpoint"),
     )
 
 
+def _read_tiers(document: Any, geometry: Geometry) -> Factors:
+    """The tiers under ``TIERS_KEY``. Raises ``CheckpointError`` when the block beside them says something else."""
+    try:
+        factors = factors_from_document(document)
+    except FactorsError as error:
+        raise CheckpointError(f"{error} (under {TIERS_KEY} in config.json)") from None
+    first, last = factors.tiers[0], factors.tiers[-1]
+    stated = {
+        "rotary dimensions": (geometry.rotary_dim, factors.rotary_dim),
+        "rope_theta": (geometry.base, factors.base),
+        "original_max_position_embeddings": (geometry.trained_window, first.max_length),
+        "max_position_embeddings": (geometry.max_positions, last.max_length),
+        "short_factor": (tuple(longrope_rope(geometry, "short").factors.tolist()), first.factors),
+        "long_factor": (tuple(longrope_rope(geometry, "long").factors.tolist()), last.factors),
+    }
+    for field, (block, ours) in stated.items():
+        if block != ours:
+            raise CheckpointError(
+                f"Expected {field} of the rope block to agree with {TIERS_KEY} in config.json, found {block} and "
+                f"{ours}: apply the factors again instead of editing one of them."
+            )
+    return factors
+
+
+def check_fits(config: Config, factors: Factors) -> Tier:
+    """The checkpoint's own tier. Raises ``FactorsError`` unless ``factors`` were made for its rope."""
+    text = text_config(config)
+    geometry = Geometry.from_config(text)
+    if text.get(TIERS_KEY) is None:
+        factors.check_fits(geometry)
+        return own_tier(geometry)
+    applied = _read_tiers(text[TIERS_KEY], geometry)
+    factors.check_fits(applied.geometry)
+    return applied.tiers[0]
+
+
 def portable_fields(config: Config, factors: Factors) -> dict[str, Any]:
-    """The fields of a text config that make it a two-tier longrope checkpoint, in the spelling it already uses.
+    """The fields of a text config that make it a longrope checkpoint, in the spelling it already uses.
 
     A mapping that has neither spelling (a config of transformers 4 with a plain rope) gets ``rope_scaling``.
 
-    Raises ``FactorsError`` when the factors belong to another rope, or hold what a rope block cannot say (start
-    tokens, more than a short and a long tier).
+    Raises ``FactorsError`` when the factors belong to another rope or reach no further than the checkpoint's own.
     """
     text = text_config(config)
     geometry = Geometry.from_config(text)
-    factors.check_fits(geometry)
-    tiers = factors.with_plain_tier().tiers
-    if len(tiers) != 2 or tiers[0].max_length != factors.trained_window:
+    own = check_fits(text, factors)
+    factors = factors.with_own_tier(own)
+    if len(factors.tiers) < 2:
         raise FactorsError(
-            f"Expected one tier up to the trained window of {factors.trained_window} and one above it, found tiers up "
-            f"to {', '.join(str(tier.max_length) for tier in tiers)}: a rope block of config.json holds two."
+            f"Expected a tier above the {own.max_length} tokens of the checkpoint's own rope, found one up to "
+            f"{factors.max_length} only: there is nothing to stretch."
         )
-    if any(tier.start_tokens for tier in tiers):
-        raise FactorsError(
-            "Expected tiers without start_tokens, found some: a rope block of config.json cannot state them."
-        )
-    short, long = tiers
+    short, long = factors.tiers[0], factors.tiers[-1]
     spellings = [name for name in ROPE_BLOCKS if text.get(name)] or [
         "rope_parameters" if "rope_parameters" in text else "rope_scaling"
     ]
@@ -89,8 +121,8 @@ def portable_fields(config: Config, factors: Factors) -> dict[str, Any]:
         "rope_type": "longrope",
         "type": "longrope",
         "rope_theta": geometry.base,
-        "factor": long.max_length / factors.trained_window,
-        "original_max_position_embeddings": factors.trained_window,
+        "factor": long.max_length / short.max_length,
+        "original_max_position_embeddings": short.max_length,
         "attention_factor": long.attention_factor,
         "short_mscale": short.attention_factor,
         "long_mscale": long.attention_factor,
@@ -100,11 +132,22 @@ def portable_fields(config: Config, factors: Factors) -> dict[str, Any]:
     partial = rope_parameters(text).get("partial_rotary_factor")
     if partial is not None:
         block["partial_rotary_factor"] = partial
-    return {
+    fields = {
         **dict.fromkeys(spellings, block),
         "max_position_embeddings": long.max_length,
-        "original_max_position_embeddings": factors.trained_window,
+        "original_max_position_embeddings": short.max_length,
     }
+    return fields if _fits_block(factors) else {**fields, TIERS_KEY: document_from_factors(factors)}
+
+
+def _fits_block(factors: Factors) -> bool:
+    """True when ``short_factor`` and ``long_factor`` say all there is."""
+    return (
+        len(factors.tiers) == 2
+        and factors.rope_type == "default"
+        and factors.tiers[0].max_length == factors.trained_window
+        and not any(tier.start_tokens for tier in factors.tiers)
+    )
 
 
 def write_rope(checkpoint: str | Path, factors: Factors) -> Path:
@@ -130,6 +173,12 @@ def write_rope(checkpoint: str | Path, factors: Factors) -> Path:
         backup.unlink()
         raise
     return path
+
+
+def config_before(checkpoint: str | Path) -> dict[str, Any]:
+    """The config as it was before ``write_rope``, which is the one it starts from."""
+    applied = (Path(checkpoint) / BACKUP_NAME).exists()
+    return read_config(checkpoint, BACKUP_NAME if applied else "config.json")
 
 
 def undo_rope(checkpoint: str | Path) -> Path:
@@ -174,6 +223,12 @@ def lint(config: Config) -> list[str]:
             f"the magnitudes differ (short {short.attention_factor:g}, long {long.attention_factor:g}): transformers "
             "applies attention_factor to both"
         )
+    if len(factors.tiers) > 2:
+        findings.append(
+            f"the {len(factors.tiers)} tiers under {TIERS_KEY} are ours: other engines read the shortest and longest"
+        )
+    if any(tier.start_tokens for tier in factors.tiers):
+        findings.append(f"the start tokens under {TIERS_KEY} are ours: other engines rotate every position alike")
     if any(later < earlier for earlier, later in zip(long.factors, long.factors[1:], strict=False)):
         findings.append("the long factors are not non-decreasing, unlike searched ones")
     return findings
@@ -186,7 +241,7 @@ def _applied(config: dict[str, Any], factors: Factors) -> str:
     return json.dumps(applied, indent=2, ensure_ascii=False) + "\n"
 
 
-_ROPE_FIELDS = (*ROPE_BLOCKS, "max_position_embeddings", "original_max_position_embeddings")
+_ROPE_FIELDS = (*ROPE_BLOCKS, TIERS_KEY, "max_position_embeddings", "original_max_position_embeddings")
 
 
 def _check_only_rope_differs(folder: Path, now: Config, before: Config) -> None:
@@ -206,12 +261,3 @@ def _without_rope(config: Config) -> dict[str, str]:
         for key, value in flat.items()
         if key.removeprefix("text_config.") not in _ROPE_FIELDS and key != "text_config"
     }
-
-
-def _factor_list(rope: Config, field: str) -> tuple[float, ...]:
-    values = rope.get(field)
-    if not isinstance(values, list | tuple) or not all(
-        isinstance(value, int | float) and not isinstance(value, bool) for value in values
-    ):
-        raise CheckpointError(f"Expected a list of numbers as {field} of the rope block, found {values!r}.")
-    return tuple(float(value) for value in values)

@@ -7,31 +7,35 @@ to GGUF take factors from Phi-3 and MiniCPM checkpoints only: see longrope docto
 import argparse
 from collections.abc import Sequence
 
+from longrope_vllm.chosen_factors import ChosenFactors, add_factor_options
 from longrope_vllm.errors import LongRopeError
-from longrope_vllm.factors_file import read_factors
 from longrope_vllm.geometry import read_config
 from longrope_vllm.lengths import format_length
-from longrope_vllm.rope_block import BACKUP_NAME, lint, undo_rope, write_rope
+from longrope_vllm.rope_block import BACKUP_NAME, config_before, lint, read_rope_block, undo_rope, write_rope
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``longrope apply``."""
     parser.add_argument("model", help="checkpoint directory")
-    parser.add_argument("--factors", metavar="FILE", help="factors.json to apply")
+    add_factor_options(parser)
     parser.add_argument("--undo", action="store_true", help="put the config.json from before back")
 
 
 def run(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
     """Apply or undo; prints what changed and what other engines read differently."""
     asked = parser.parse_args(arguments)
-    if asked.undo == bool(asked.factors):
-        raise LongRopeError("Expected either --factors FILE or --undo, found both or neither.")
+    chosen = ChosenFactors.from_arguments(asked)
+    if asked.undo == (chosen != ChosenFactors()):
+        raise LongRopeError("Expected either --factors FILE, --tiers METHODS or --undo, found two or none.")
     if asked.undo:
         print(f"Restored {undo_rope(asked.model)}.")
         return 0
-    factors = read_factors(asked.factors)
+    factors = chosen.for_config(config_before(asked.model))
+    assert factors is not None, "one of the options was given"
     path = write_rope(asked.model, factors)
-    lengths = " and ".join(format_length(tier.max_length) for tier in factors.with_plain_tier().tiers)
+    applied = read_rope_block(read_config(asked.model))
+    assert applied is not None, "just written"
+    lengths = ", ".join(format_length(tier.max_length) for tier in applied.tiers)
     print(f"Wrote {path}: tiers up to {lengths} tokens; the file from before is {BACKUP_NAME}.")
     for finding in lint(read_config(asked.model)):
         print(f"Note: {finding}.")

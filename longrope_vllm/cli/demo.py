@@ -16,9 +16,9 @@ from rich.table import Table
 from longrope_vllm.demo.answers import Answer, ask_all
 from longrope_vllm.demo.document import ANSWER, SHORT_QUESTIONS, long_question
 from longrope_vllm.demo.model import NAME, demo_model
-from longrope_vllm.demo.server import running
 from longrope_vllm.lengths import format_length
 from longrope_vllm.presets import load_preset, preset_path
+from longrope_vllm.server.running import running
 
 _COMMON = (
     "--enforce-eager",

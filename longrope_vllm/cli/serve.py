@@ -1,20 +1,29 @@
 """Start an OpenAI-compatible server in which every request gets the rope of its own length.
 
-    longrope serve MODEL [--factors FILE] [any option of vLLM's server]
+    longrope serve MODEL [--factors FILE | --tiers 32k:yarn,128k:yarn] [any option of vLLM's server]
 
-MODEL is a checkpoint directory or a model name. With --factors the checkpoint is served with those tiers and stays as
-it is on disk; a checkpoint that has a longrope block needs none. SIGTERM ends the server.
+MODEL is a checkpoint directory or a model name. With --factors or --tiers the checkpoint is served with those tiers,
+its own rope in front, and stays as it is on disk; a checkpoint that has a longrope block needs neither. SIGTERM ends
+the server.
 """
 
 import argparse
 from collections.abc import Sequence
 
+from longrope_vllm.chosen_factors import ChosenFactors, add_factor_options
+from longrope_vllm.plugin.policy import POLICIES
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``longrope serve``; the rest go to vLLM."""
     parser.allow_abbrev = False
-    parser.usage = "longrope serve MODEL [--factors FILE] [any option of vLLM's server]"
-    parser.add_argument("--factors", metavar="FILE", help="factors.json to serve with")
+    parser.usage = "longrope serve MODEL [--factors FILE | --tiers LENGTH:METHOD,...] [any option of vLLM's server]"
+    add_factor_options(parser)
+    parser.add_argument(
+        "--tier-policy",
+        choices=POLICIES,
+        help="where a request starts: the tier of its prompt (default), of prompt and max_tokens, or the one it names",
+    )
     parser.epilog = "Every other option is passed to vLLM's server, such as --port, --max-model-len, --api-key."
 
 
@@ -23,7 +32,7 @@ def run(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
     asked, options = parser.parse_known_args(arguments)
     from longrope_vllm.server.launch import prepare, serve
 
-    prepared, banner = prepare(asked.factors, options)
+    prepared, banner = prepare(ChosenFactors.from_arguments(asked), options, policy=asked.tier_policy)
     print(banner, flush=True)
     serve(prepared)
     return 0

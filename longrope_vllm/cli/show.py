@@ -1,6 +1,6 @@
 """Show the rope of a checkpoint: geometry, tiers in force, wavelengths, findings and a plot of the factors.
 
-The tiers come from --factors, else from the checkpoint's own longrope block; without either the rope is the plain one.
+The tiers come from --factors or --tiers, else from the checkpoint's own longrope block, else they are its own rope.
 """
 
 import argparse
@@ -12,15 +12,15 @@ from rich.table import Table
 from rich.text import Text
 
 from longrope_vllm.atomic import write_atomically
+from longrope_vllm.chosen_factors import ChosenFactors, add_factor_options
 from longrope_vllm.engine_views import length_ranges
-from longrope_vllm.errors import LongRopeError
+from longrope_vllm.errors import CheckpointError, LongRopeError
 from longrope_vllm.factor_plot import draw_png, draw_text, factor_plot
-from longrope_vllm.factors import Factors, Origin, Tier, plain_tier
-from longrope_vllm.factors_file import read_factors
+from longrope_vllm.factors import Factors, Origin, Tier, own_tier
 from longrope_vllm.geometry import Config, Geometry, read_config
 from longrope_vllm.lengths import format_length, parse_length
 from longrope_vllm.rope import critical_pair, inverse_frequencies, rescaled_inverse_frequencies, wavelengths
-from longrope_vllm.rope_block import lint, read_rope_block
+from longrope_vllm.rope_block import check_fits, lint, read_rope_block
 
 ROWS = 16
 """Wavelengths shown for a wide head; narrow heads show every pair."""
@@ -29,7 +29,7 @@ ROWS = 16
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``longrope show``."""
     parser.add_argument("model", help="checkpoint directory")
-    parser.add_argument("--factors", metavar="FILE", help="factors.json to show instead of the checkpoint's own")
+    add_factor_options(parser)
     parser.add_argument(
         "--target", metavar="LENGTH", help="length that PI, NTK and YaRN reach, such as 128k (default: longest tier)"
     )
@@ -41,7 +41,8 @@ def run(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
     asked = parser.parse_args(arguments)
     config = read_config(asked.model)
     geometry = Geometry.from_config(config)
-    factors = factors_in_force(config, geometry, asked.factors)
+    chosen = ChosenFactors.from_arguments(asked).for_config(config)
+    factors = factors_in_force(config, geometry, chosen)
     target = target_length(geometry, factors, asked.target)
     if target is None and asked.png:
         raise LongRopeError("Expected a long tier or --target LENGTH to draw, found neither: add --target 128k.")
@@ -50,7 +51,7 @@ def run(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
     console.print(geometry_table(geometry), "")
     print_tiers(console, geometry, factors)
     console.print(wavelength_table(geometry, None if factors is None else factors.tiers[-1]), "")
-    if asked.factors is None:
+    if chosen is None:
         for finding in lint(config):
             console.print(Text.assemble(("Note: ", "yellow"), f"{finding}."))
     if target is None:
@@ -66,22 +67,24 @@ def run(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
     return 0
 
 
-def factors_in_force(config: Config, geometry: Geometry, factors_path: str | None) -> Factors | None:
-    """From the file, else the longrope block, else the plain rope; None for another kind of scaled rope."""
-    if factors_path is not None:
-        factors = read_factors(factors_path)
-        factors.check_fits(geometry)
-        return factors.with_plain_tier()
+def factors_in_force(config: Config, geometry: Geometry, chosen: Factors | None) -> Factors | None:
+    """The chosen ones, else the longrope block, else the checkpoint's own rope; None if that is not supported."""
+    if chosen is not None:
+        return chosen.with_own_tier(check_fits(config, chosen))
     if (block := read_rope_block(config)) is not None:
         return block
-    if geometry.rope_type != "default":
+    try:
+        own = own_tier(geometry)
+    except CheckpointError:
         return None
     return Factors(
         rotary_dim=geometry.rotary_dim,
         base=geometry.base,
         trained_window=geometry.trained_window,
-        tiers=(plain_tier(geometry),),
-        origin=Origin(method="none"),
+        tiers=(own,),
+        origin=Origin(method="own"),
+        rope_type=geometry.rope_type,
+        rope=geometry.rope,
     )
 
 

@@ -5,10 +5,14 @@ which ``longrope serve`` does.
 """
 
 from argparse import Namespace
+from dataclasses import asdict
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, HTTPException, Request
 
+from longrope_vllm.plugin import http_fields, metrics
+from longrope_vllm.plugin.output_processor import answered
+from longrope_vllm.plugin.policy import server_policy
 from longrope_vllm.plugin.tiers import ServedTiers
 
 router = APIRouter(prefix="/v1/longrope", tags=["longrope"])
@@ -25,41 +29,55 @@ class LongRopeEndpoint:
         app.include_router(router)
 
     async def init_state(self, engine_client: Any, state: Any, args: Namespace) -> None:
-        """Keep the engine client (None on a render-only server) for the routes."""
+        """Keep the engine client (None on a render-only server) for the routes; with tiers, add the request fields."""
         state.longrope_engine = engine_client
+        served = _served(engine_client)
+        if served is None or served.last == 0:
+            return
+        http_fields.install(served, server_policy(engine_client.vllm_config), args.served_model_name or [args.model])
+        metrics.announce([tier.max_length for tier in served.tiers])
+
+
+def _served(engine: Any) -> ServedTiers | None:
+    return None if engine is None else ServedTiers.from_vllm_config(engine.vllm_config)
 
 
 @router.get("")
 async def tiers(request: Request) -> dict[str, Any]:
-    """Tiers in force, shortest first; an empty list for a model without a longrope block."""
+    """Policy and tiers in force, shortest first; an empty list for a model without a longrope block."""
     engine = request.app.state.longrope_engine
-    served = None if engine is None else ServedTiers.from_vllm_config(engine.vllm_config)
+    served = _served(engine)
     if served is None:
         return {"tiers": []}
     return {
+        "policy": server_policy(engine.vllm_config),
         "tiers": [
             {
                 "max_length": tier.max_length,
                 "plain": tier.is_plain,
+                "own": served.is_own(tier),
                 "attention_factor": tier.attention_factor,
+                "start_tokens": tier.start_tokens,
                 "identity": served.identity(index),
             }
             for index, tier in enumerate(served.tiers)
-        ]
+        ],
     }
 
 
 @router.get("/requests/{request_id}")
 async def request_tier(request_id: str, request: Request) -> dict[str, int]:
-    """Tier, tokens and crossings of one request, by the id of its response; 404 once it is forgotten.
+    """Tier, tokens and crossings of a response's requests, by its id; 404 once they are forgotten.
 
-    Under data parallelism only the first engine is asked.
+    Under data parallelism only the first engine is asked for what still runs.
     """
     engine = request.app.state.longrope_engine
-    served = None if engine is None else ServedTiers.from_vllm_config(engine.vllm_config)
+    served = _served(engine)
     status = None
     if served is not None and served.last:
         status = await engine.engine_core.call_utility_async("longrope_request", request_id)
+        if status is None and (finished := answered.find(request_id)) is not None:
+            status = asdict(finished)
     if status is None:
         raise HTTPException(404, f"No request {request_id!r} is running or finished lately in a tier of this server.")
     found: dict[str, int] = status

@@ -1,7 +1,8 @@
 """Patch of ``VllmConfig.__post_init__``: check once, before weights are loaded, what this server will do.
 
 For a longrope checkpoint: refuse by name what cannot be served exactly, mark the scheduler config so that the engine
-takes the tiered scheduler, and put the plugin into the hash of the compile cache, whose key knows nothing of it.
+takes the tiered scheduler, install what requests and answers pass through in this process, and put the plugin into the
+hash of the compile cache, whose key knows nothing of it.
 Remove the fingerprint when vLLM hashes its loaded general plugins.
 """
 
@@ -12,6 +13,7 @@ from typing import Any
 
 from longrope_vllm.errors import UnsupportedError
 from longrope_vllm.plugin.patching import wrap_once
+from longrope_vllm.plugin.policy import server_policy
 from longrope_vllm.plugin.rotary import forget_tables
 from longrope_vllm.plugin.tiers import MARK, ServedTiers
 
@@ -38,11 +40,21 @@ def _with_longrope(original: Callable[..., None]) -> Callable[..., None]:
         if served.last == 0:
             return
         check_exact(self)
+        policy = server_policy(self)
         if not getattr(self.scheduler_config, MARK, False):
             setattr(self.scheduler_config, MARK, True)
-            logger.info("longrope: tiers in force: %s", served.describe())
+            logger.info("longrope: tiers in force: %s; policy: %s", served.describe(), policy)
+            _install_front_end()
 
     return post_init
+
+
+def _install_front_end() -> None:
+    """Patch what requests and answers pass through: done here, so that processes with other models never see it."""
+    from longrope_vllm.plugin import input_processor, output_processor
+
+    input_processor.install()
+    output_processor.install()
 
 
 def check_exact(vllm_config: Any) -> None:
@@ -72,7 +84,7 @@ def _fingerprint(vllm_config: Any, served: ServedTiers) -> None:
             f"Expected additional_config to be a dictionary, found {type(vllm_config.additional_config).__name__}: the "
             "compile cache needs the rope tiers in it."
         )
-    vllm_config.additional_config["longrope"] = {
+    vllm_config.additional_config["longrope_fingerprint"] = {
         "version": version("longrope-vllm"),
         "tiers": [[tier.max_length, served.identity(index)] for index, tier in enumerate(served.tiers)],
     }

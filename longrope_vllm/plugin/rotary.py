@@ -6,6 +6,7 @@ already a row of the table (see ``model_runner_v1``), so everything downstream i
 Remove when vLLM lets a plugin register a class for a rope type.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from longrope_vllm.errors import UnsupportedError
 from longrope_vllm.factors import Tier
 from longrope_vllm.plugin import compat
 from longrope_vllm.plugin.tiers import ServedTiers
-from longrope_vllm.rope import cos_sin_rows, inverse_frequencies, rescaled_inverse_frequencies
+from longrope_vllm.rope import cos_sin_rows, own_rope, rescaled_inverse_frequencies
 
 
 class TieredRotaryEmbedding(RotaryEmbedding):  # type: ignore[misc]
@@ -41,7 +42,7 @@ class TieredRotaryEmbedding(RotaryEmbedding):  # type: ignore[misc]
         """Takes what ``get_rope`` passes to the stock class; the tiers come from the model's configuration."""
         vllm_config = get_current_vllm_config()
         served = ServedTiers.from_vllm_config(vllm_config)
-        if served is None or (served.rotary_dim, served.base) != (rotary_dim, base):
+        if served is None or (served.source.rotary_dim, served.source.base) != (rotary_dim, base):
             raise UnsupportedError(
                 "Expected the longrope block of the language model, found another one in a part of this model: "
                 "several ropes in one model are not supported."
@@ -63,16 +64,44 @@ class TieredRotaryEmbedding(RotaryEmbedding):  # type: ignore[misc]
         return torch.cat([*rows, self._rows(shortest, shortest.max_length + self.spare_rows)])
 
     def _rows(self, tier: Tier, length: int) -> Tensor:
-        if tier.is_plain:
+        is_own = self.served.is_own(tier)  # start tokens are as the others then
+        if tier.is_plain and (is_own or not tier.start_tokens):
             return self._stock_rows(length)
-        plain = inverse_frequencies(self.rotary_dim, self.base)
+        if is_own:
+            return self._own_rows(tier.max_length, length)
+        source = self.served.source
+        own = own_rope(source)
         return cos_sin_rows(
-            rescaled_inverse_frequencies(self.rotary_dim, self.base, tier.factors),
+            rescaled_inverse_frequencies(source.rotary_dim, source.base, tier.factors),
             length,
             attention_factor=tier.attention_factor,
             start_tokens=tier.start_tokens,
-            plain_frequencies=plain,
+            start_frequencies=rescaled_inverse_frequencies(source.rotary_dim, source.base, own.factors),
+            start_attention_factor=own.attention_factor,
         )
+
+    def _own_rows(self, served: int, length: int) -> Tensor:
+        """The scaled rope that the checkpoint was trained with, exactly as vLLM tabulates it without the plugin.
+
+        Rows after the ``served`` ones are spare and repeat the last one: vLLM's table may end with its rope.
+        """
+        source = self.served.source
+        rope = {
+            **source.rope,
+            "factor": float(source.rope["factor"]),
+            "rope_type": source.rope_type,
+            "rope_theta": source.base,
+            "original_max_position_embeddings": source.trained_window,
+        }
+        # linear multiplies the position it is given by its factor, the others tabulate it as it is or have their own
+        end = source.trained_window if source.rope_type == "linear" else served
+        stock = rotary_embedding.get_rope(
+            source.rotary_dim, max_position=end, rope_parameters=rope, dtype=torch.float32
+        )
+        _forget(lambda table: table is stock)
+        rows: Tensor = stock.cos_sin_cache[:served]
+        assert rows.shape[0] == served, "no tier of the checkpoint's own rope is longer than that rope"
+        return torch.cat([rows, rows[-1:].expand(length - served, -1)])
 
     def _stock_rows(self, length: int) -> Tensor:
         """The unscaled rope exactly as vLLM tabulates it for the base model, rounding included.
@@ -98,8 +127,12 @@ def forget_tables() -> None:
 
     Engines that already run keep theirs. Remove when the key holds ``max_model_len``.
     """
+    _forget(lambda table: isinstance(table, TieredRotaryEmbedding))
+
+
+def _forget(unwanted: Callable[[Any], bool]) -> None:
     tables = rotary_embedding._ROPE_DICT
-    for key in [key for key, table in tables.items() if isinstance(table, TieredRotaryEmbedding)]:
+    for key in [key for key, table in tables.items() if unwanted(table)]:
         del tables[key]
 
 

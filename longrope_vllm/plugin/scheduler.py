@@ -10,17 +10,22 @@ gets ``TieredScheduling`` mixed in, for a longrope checkpoint only. Remove when 
 
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import cache
 from typing import Any
 
 from longrope_vllm.plugin.patching import wrap_once
-from longrope_vllm.plugin.status import RequestStatus, ServedRequests, add_engine_method, same_request
+from longrope_vllm.plugin.policy import START_FIELD
+from longrope_vllm.plugin.status import RequestStatus, ServedRequests, add_engine_method, response_ids, together
 from longrope_vllm.plugin.tiers import MARK, ServedTiers
 
 TIER = "longrope_tier"
 """Attribute of ``NewRequestData``: tier index of a request the worker sees for the first time."""
 RESUMED_TIERS = "longrope_resumed_tiers"
 """Attribute of ``CachedRequestData``: request id to tier index, for the requests that resume in this step."""
+
+NEWS = "longrope"
+"""Key of a request's status in an ``EngineCoreOutput``."""
 
 
 class TieredScheduling:
@@ -33,22 +38,26 @@ class TieredScheduling:
         self.served_tiers = served
         self.served_requests = ServedRequests()
         self._preempted: set[Any] = set()
+        self._untold: dict[str, RequestStatus] = {}
         add_engine_method()
 
     # -- admission
 
     def add_request(self, request: Any) -> None:
-        """Choose the tier by prompt length and give the request's blocks their key."""
+        """Choose the first tier, by the prompt or a longer one as the policy asked, and give its blocks their key."""
         if request.request_id not in self.requests:  # type: ignore[attr-defined]
+            fields = getattr(request.sampling_params, "extra_args", None) or {}
+            length = max(request.num_tokens, fields.get(START_FIELD, 0))
             # A streaming session grows while it waits, so it starts in the tier that holds whatever may come.
-            tier = self.served_tiers.last if request.resumable else self.served_tiers.index_for(request.num_tokens)
+            tier = self.served_tiers.last if request.resumable else self.served_tiers.index_for(length)
             request.longrope_client_salt = request.cache_salt
-            request.longrope_crossings = 0
+            request.longrope_crossings = request.longrope_reprefilled_tokens = 0
             self._set_tier(request, tier)
         super().add_request(request)  # type: ignore[misc]
 
     def _set_tier(self, request: Any, tier: int) -> None:
         request.longrope_tier = tier
+        self._untold[request.request_id] = _status(self.served_tiers, request)
         salt = self.served_tiers.cache_salt(tier, request.longrope_client_salt)
         if salt != request.cache_salt:
             request.cache_salt = salt
@@ -85,14 +94,15 @@ class TieredScheduling:
     def _cross(self, request: Any) -> None:
         """Drop the request's blocks and queue it for a prefill of all its tokens under the next tier."""
         self.running.remove(request)  # type: ignore[attr-defined]
+        request.longrope_reprefilled_tokens += request.num_computed_tokens
         self._preempt_request(request, time.monotonic())
         self._raise_tier(request)
         # The V1 runner gets the tokens of a resumed request only if it did not run in the step before.
         self.prev_step_scheduled_req_ids.discard(request.request_id)  # type: ignore[attr-defined]
 
     def _raise_tier(self, request: Any) -> None:
-        self._set_tier(request, self.served_tiers.index_for(request.num_tokens))
         request.longrope_crossings += 1
+        self._set_tier(request, self.served_tiers.index_for(request.num_tokens))
 
     def _preempt_request(self, request: Any, *args: Any, **kwargs: Any) -> None:
         super()._preempt_request(request, *args, **kwargs)  # type: ignore[misc]
@@ -103,7 +113,10 @@ class TieredScheduling:
         for request in list(self._preempted):
             if request.status.name != "PREEMPTED":
                 self._preempted.discard(request)
-            elif request.num_tokens > self.served_tiers.max_length(request.longrope_tier):
+                continue
+            limit = self.served_tiers.max_length(request.longrope_tier)
+            request.spec_token_ids = request.spec_token_ids[: max(0, limit - request.num_tokens)]
+            if request.num_tokens > limit:
                 self._raise_tier(request)
 
     # -- workers and status
@@ -116,12 +129,32 @@ class TieredScheduling:
             tiers = {request_id: self.requests[request_id].longrope_tier for request_id in cached.resumed_req_ids}  # type: ignore[attr-defined]
             setattr(cached, RESUMED_TIERS, tiers)
 
-    def longrope_request(self, request_id: str) -> RequestStatus | None:
-        """Tier and crossings of a request, running or finished lately; None for an unknown one."""
-        for known, request in self.requests.items():  # type: ignore[attr-defined]
-            if same_request(known, request_id):
-                return _status(self.served_tiers, request)
-        return self.served_requests.find(request_id)
+    def update_from_output(self, *args: Any, **kwargs: Any) -> Any:
+        """Send a request's tier along with its first output, and again when it has crossed.
+
+        In the field of KV connectors, which is free without one: it crosses the process border as it is.
+        """
+        outputs = super().update_from_output(*args, **kwargs)  # type: ignore[misc]
+        for of_client in outputs.values():
+            for output in of_client.outputs:
+                status = self._untold.pop(output.request_id, None)
+                if status is not None:
+                    output.kv_transfer_params = {NEWS: asdict(status)}
+        if len(self._untold) > len(self.requests):  # type: ignore[attr-defined]
+            known = self.requests.keys()  # type: ignore[attr-defined]
+            self._untold = {name: status for name, status in self._untold.items() if name in known}
+        return outputs
+
+    def longrope_request(self, response_id: str) -> RequestStatus | None:
+        """Tier and crossings of a response's requests, running or finished lately; None for an unknown one."""
+        running = [
+            _status(self.served_tiers, request)
+            for known, request in self.requests.items()  # type: ignore[attr-defined]
+            if response_id in response_ids(known)
+        ]
+        finished = self.served_requests.find(response_id)
+        found = running + ([] if finished is None else [finished])
+        return together(found) if found else None
 
     def _free_request(self, request: Any, *args: Any, **kwargs: Any) -> Any:
         self._preempted.discard(request)
@@ -135,6 +168,7 @@ def _status(served: ServedTiers, request: Any) -> RequestStatus:
         tier_max_length=served.max_length(request.longrope_tier),
         tokens=request.num_tokens,
         crossings=request.longrope_crossings,
+        reprefilled_tokens=request.longrope_reprefilled_tokens,
     )
 
 

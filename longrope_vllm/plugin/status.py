@@ -5,6 +5,7 @@ Adds the method ``longrope_request`` to ``EngineCore``, whose public methods the
 
 import re
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -22,6 +23,8 @@ class RequestStatus:
     """Prompt and output so far."""
     crossings: int
     """Times it outgrew a tier and was prefilled again."""
+    reprefilled_tokens: int = 0
+    """Tokens computed a second time by that."""
 
 
 class ServedRequests:
@@ -29,30 +32,54 @@ class ServedRequests:
 
     def __init__(self) -> None:
         self._finished: OrderedDict[str, RequestStatus] = OrderedDict()
+        self._of_response: dict[str, list[str]] = {}
 
     def add(self, request_id: str, status: RequestStatus) -> None:
-        """Remember a finished request and forget the oldest past ``KEPT``."""
+        """Remember a finished request by its id in the engine and forget the oldest past ``KEPT``."""
+        if request_id in self._finished:
+            self._forget(request_id)
         self._finished[request_id] = status
+        for name in response_ids(request_id):
+            self._of_response.setdefault(name, []).append(request_id)
         while len(self._finished) > KEPT:
-            self._finished.popitem(last=False)
+            self._forget(next(iter(self._finished)))
 
-    def find(self, request_id: str) -> RequestStatus | None:
-        """By the id in the response."""
-        for known, status in reversed(self._finished.items()):
-            if same_request(known, request_id):
-                return status
-        return None
+    def find(self, response_id: str) -> RequestStatus | None:
+        """By the id in the response; several choices or prompts of one response are taken together."""
+        found = [self._finished[request_id] for request_id in self._of_response.get(response_id, ())]
+        return together(found) if found else None
+
+    def _forget(self, request_id: str) -> None:
+        del self._finished[request_id]
+        for name in response_ids(request_id):
+            left = [other for other in self._of_response[name] if other != request_id]
+            if left:
+                self._of_response[name] = left
+            else:
+                del self._of_response[name]
 
 
-def same_request(engine_id: str, response_id: str) -> bool:
-    """True when ``engine_id`` is of the response ``response_id``.
+def together(statuses: Sequence[RequestStatus]) -> RequestStatus:
+    """One status for a response of several sequences: the longest tier, and the sums."""
+    longest = max(statuses, key=lambda status: status.tier)
+    return RequestStatus(
+        tier=longest.tier,
+        tier_max_length=longest.tier_max_length,
+        tokens=sum(status.tokens for status in statuses),
+        crossings=sum(status.crossings for status in statuses),
+        reprefilled_tokens=sum(status.reprefilled_tokens for status in statuses),
+    )
 
-    vLLM makes ``[CHOICE_]RESPONSE[-PROMPT][-RANDOM]`` of it: a choice number with n > 1, a prompt number in
-    completions, eight random hexadecimal digits. Of several choices or prompts any one matches.
+
+def response_ids(engine_id: str) -> frozenset[str]:
+    """The ids of responses that ``engine_id`` can belong to.
+
+    vLLM makes ``[CHOICE_]RESPONSE[-PROMPT][-RANDOM]`` of the id of a response: a choice number with n > 1, a prompt
+    number in completions, eight random hexadecimal digits.
     """
     within = re.sub(r"^\d+_", "", engine_id)
     bare = re.sub(r"-[0-9a-f]{8}$", "", within)
-    return response_id in (within, bare, re.sub(r"-\d+$", "", bare))
+    return frozenset((within, bare, re.sub(r"-\d+$", "", bare)))
 
 
 def add_engine_method() -> None:

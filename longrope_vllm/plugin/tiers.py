@@ -12,8 +12,9 @@ from typing import Any, Self
 
 from longrope_vllm.errors import UnsupportedError
 from longrope_vllm.factors import Factors, Tier
-from longrope_vllm.geometry import has_longrope
+from longrope_vllm.geometry import Geometry, has_longrope
 from longrope_vllm.lengths import format_length
+from longrope_vllm.rope import Baseline, own_rope
 from longrope_vllm.rope_block import read_rope_block
 
 MARK = "longrope_tiered"
@@ -30,8 +31,8 @@ class ServedTiers:
     """The tiers in force for one server, shortest first, the last one reaching ``max_model_len``."""
 
     tiers: tuple[Tier, ...]
-    rotary_dim: int
-    base: float
+    source: Geometry
+    """The rope that the checkpoint was trained with: that of its start tokens, and of a tier that leaves it alone."""
 
     @classmethod
     def from_vllm_config(cls, vllm_config: Any) -> Self | None:
@@ -64,7 +65,7 @@ class ServedTiers:
         reaching = factors.tier_for(max_model_len)
         fields = {**vars(reaching), "max_length": max_model_len}
         fields["start_tokens"] = min(reaching.start_tokens, max_model_len)
-        return cls(tiers=(*served, Tier(**fields)), rotary_dim=factors.rotary_dim, base=factors.base)
+        return cls(tiers=(*served, Tier(**fields)), source=factors.geometry)
 
     @property
     def last(self) -> int:
@@ -98,7 +99,8 @@ class ServedTiers:
     def identity(self, index: int) -> str:
         """Hash of the rotation of tier ``index``: equal for equal keys and values in the KV cache."""
         tier = {name: value for name, value in asdict(self.tiers[index]).items() if name != "max_length"}
-        text = json.dumps([self.rotary_dim, self.base, tier])
+        source = asdict(self.source) if tier["start_tokens"] else [self.source.rotary_dim, self.source.base]
+        text = json.dumps([source, tier], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def cache_salt(self, index: int, client_salt: str | None) -> str | None:
@@ -115,7 +117,23 @@ class ServedTiers:
         """One line for logs: ``1–8k tokens plain | 8,193–16k tokens longrope, attention factor 1.069``."""
         parts, first = [], 1
         for tier in self.tiers:
-            kind = "plain" if tier.is_plain else f"longrope, attention factor {tier.attention_factor:.4g}"
-            parts.append(f"{first:,}–{format_length(tier.max_length)} tokens {kind}")
+            parts.append(f"{first:,}–{format_length(tier.max_length)} tokens {self._kind(tier)}")
             first = tier.max_length + 1
         return " | ".join(parts)
+
+    def is_own(self, tier: Tier) -> bool:
+        """True when ``tier`` is the rope that the checkpoint was trained with, as it is."""
+        own = self._own
+        return (tier.factors, tier.attention_factor) == (tuple(own.factors.tolist()), own.attention_factor)
+
+    @cached_property
+    def _own(self) -> Baseline:
+        return own_rope(self.source)
+
+    def _kind(self, tier: Tier) -> str:
+        if tier.is_plain:
+            return "plain"
+        if self.is_own(tier):
+            return f"{self.source.rope_type} as trained"
+        start = f", {tier.start_tokens} start tokens" if tier.start_tokens else ""
+        return f"longrope, attention factor {tier.attention_factor:.4g}{start}"

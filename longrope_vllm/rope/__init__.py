@@ -12,6 +12,7 @@ from longrope_vllm.rope.frequencies import (
     rescaled_inverse_frequencies,
     wavelengths,
 )
+from longrope_vllm.rope.own import own_length, own_rope
 from longrope_vllm.rope.rotary import apply_rotary
 from longrope_vllm.rope.tables import cos_sin_rows
 
@@ -23,6 +24,8 @@ __all__ = [
     "critical_pair",
     "inverse_frequencies",
     "longrope_attention_factor",
+    "own_length",
+    "own_rope",
     "rescaled_inverse_frequencies",
     "wavelengths",
     "yarn_attention_factor",

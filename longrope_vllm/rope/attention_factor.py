@@ -13,6 +13,6 @@ def longrope_attention_factor(scale: float, trained_window: int) -> float:
     return math.sqrt(1.0 + math.log(scale) / math.log(trained_window))
 
 
-def yarn_attention_factor(scale: float) -> float:
-    """``0.1 ln s + 1`` for ``s > 1``, else 1 (YaRN, arXiv 2309.00071, section 3.4)."""
-    return 1.0 if scale <= 1.0 else 0.1 * math.log(scale) + 1.0
+def yarn_attention_factor(scale: float, *, weight: float = 1.0) -> float:
+    """``0.1 w ln s + 1`` for ``s > 1``, else 1 (YaRN, arXiv 2309.00071, section 3.4, where the weight ``w`` is 1)."""
+    return 1.0 if scale <= 1.0 else 0.1 * weight * math.log(scale) + 1.0

@@ -64,14 +64,18 @@ def _correction_dimension(geometry: Geometry, rotations: float) -> float:
     return geometry.rotary_dim * turns / (2 * math.log(geometry.base))
 
 
-def ntk_by_parts(geometry: Geometry, scale: float, *, beta_fast: float = 32.0, beta_slow: float = 1.0) -> Baseline:
+def ntk_by_parts(
+    geometry: Geometry, scale: float, *, beta_fast: float = 32.0, beta_slow: float = 1.0, whole_pairs: bool = True
+) -> Baseline:
     """NTK-by-parts: fast pairs kept, slow pairs slowed by ``s``, in between mixed by frequency (YaRN, section 3.2).
 
-    The mix is linear in the pair index between whole pairs, as in the published code and the engines; the paper's
-    text has it linear in the number of turns.
+    The mix is linear in the pair index between whole pairs (or not rounded to whole ones), as in the published code
+    and the engines; the paper's text has it linear in the number of turns.
     """
-    low = max(math.floor(_correction_dimension(geometry, beta_fast)), 0)
-    high = min(math.ceil(_correction_dimension(geometry, beta_slow)), geometry.rotary_dim - 1)
+    low, high = _correction_dimension(geometry, beta_fast), _correction_dimension(geometry, beta_slow)
+    if whole_pairs:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, geometry.rotary_dim - 1)
     ramp = ((_pair_index(geometry) - low) / max(high - low, 1e-3)).clamp(0.0, 1.0)
     kept = 1.0 - ramp
     return Baseline(factors=1.0 / ((1.0 - kept) / scale + kept))

@@ -1,7 +1,7 @@
 """Rows of cos and sin for consecutive positions, exact in float64 and cast only at the end.
 
-Source: LongRoPE, arXiv 2402.13753, equation 3. Positions before ``start_tokens`` keep the plain angle and are not
-magnitude-scaled.
+Source: LongRoPE, arXiv 2402.13753, equation 3. Positions before ``start_tokens`` keep the angle and the magnitude of
+the checkpoint's own rope, which in the paper is the plain one.
 """
 
 import torch
@@ -16,13 +16,15 @@ def cos_sin_rows(
     *,
     attention_factor: float = 1.0,
     start_tokens: int = 0,
-    plain_frequencies: Tensor | None = None,
+    start_frequencies: Tensor | None = None,
+    start_attention_factor: float = 1.0,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """Rows ``[cos | sin]`` for positions 0 … ``length - 1``, shape [N, 2 P] in ``dtype``.
 
     ``frequencies`` [P] float64, radians a token, already rescaled. With ``start_tokens`` above 0 the first rows use
-    ``plain_frequencies`` [P] and magnitude 1, so that the start-token rule costs nothing when a row is read.
+    ``start_frequencies`` [P] and ``start_attention_factor``, so that the start-token rule costs nothing when a row is
+    read.
     """
     pairs = frequencies.shape[0]
     rows = torch.empty(length, 2 * pairs, dtype=dtype)
@@ -33,7 +35,7 @@ def cos_sin_rows(
         rows[first:last, :pairs] = angles.cos() * attention_factor
         rows[first:last, pairs:] = angles.sin() * attention_factor
     if start_tokens:
-        assert plain_frequencies is not None, "start tokens keep the plain rotation: its frequencies are needed"
+        assert start_frequencies is not None, "start tokens keep another rotation: its frequencies are needed"
         kept = min(start_tokens, length)
-        rows[:kept] = cos_sin_rows(plain_frequencies, kept, dtype=dtype)
+        rows[:kept] = cos_sin_rows(start_frequencies, kept, attention_factor=start_attention_factor, dtype=dtype)
     return rows

@@ -1,1 +1,1 @@
-"""The OpenAI-compatible server: vLLM's own, started with the plugin and this project's defaults."""
+"""The OpenAI-compatible server: vLLM's own, started with the plugin, in this process or as a child."""

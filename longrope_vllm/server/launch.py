@@ -1,7 +1,7 @@
 """Start vLLM's own OpenAI-compatible server (fastapi, uvicorn) with the plugin, in this process.
 
-In: a model, optionally a factors file, and whatever options vLLM's ``serve`` takes. The ``vllm`` command itself is not
-used: the CPU distribution has another name, with which that command does not start.
+In: a model, optionally factors and a policy, and whatever options vLLM's ``serve`` takes. The ``vllm`` command itself
+is not used: the CPU distribution has another name, with which that command does not start.
 """
 
 import argparse
@@ -11,19 +11,22 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
+from longrope_vllm.chosen_factors import ChosenFactors
 from longrope_vllm.errors import CheckpointError, UnsupportedError
 from longrope_vllm.extras import require
 from longrope_vllm.factors import Factors
-from longrope_vllm.factors_file import read_factors
 from longrope_vllm.geometry import Config, read_config
 from longrope_vllm.plugin import compat
+from longrope_vllm.plugin.policy import CONFIG, Policy, server_policy
 from longrope_vllm.plugin.tiers import ServedTiers
 from longrope_vllm.rope_block import portable_fields
 
 PLUGIN = "longrope"
 
 
-def prepare(factors_path: str | None, options: Sequence[str]) -> tuple[argparse.Namespace, str]:
+def prepare(
+    chosen: ChosenFactors, options: Sequence[str], *, policy: Policy | None = None
+) -> tuple[argparse.Namespace, str]:
     """Arguments for ``serve`` and the lines that say what will be served. ``options`` are vLLM's, MODEL among them.
 
     Raises a ``LongRopeError`` before any weight is loaded when the version, the checkpoint or the factors do not fit.
@@ -32,8 +35,11 @@ def prepare(factors_path: str | None, options: Sequence[str]) -> tuple[argparse.
     check_plugin_visible()
     arguments = parse_engine_options(options)
     config = merged(model_config(arguments), arguments.hf_overrides or {})
-    if factors_path is not None:
-        ours = overrides(config, read_factors(factors_path))
+    factors = chosen.for_config(config)
+    if policy is not None:
+        arguments.additional_config = {**arguments.additional_config, CONFIG: {"policy": policy}}
+    if factors is not None:
+        ours = overrides(config, factors)
         arguments.hf_overrides = merged(arguments.hf_overrides or {}, ours)
         config = merged(config, ours)
     return arguments, banner(arguments, config)
@@ -145,10 +151,11 @@ def banner(arguments: argparse.Namespace, config: Config) -> str:
     served = ServedTiers.from_config(dict(config), text["max_position_embeddings"] if fitted else length)
     tiers = served.describe() if served else "none: this checkpoint has no longrope block and is served unchanged"
     note = " (less if memory is short)" if fitted else ""
-    return "\n".join(
-        (
-            f"longrope: model  {name}",
-            f"longrope: listen http://{arguments.host or '0.0.0.0'}:{arguments.port}",
-            f"longrope: tiers  {tiers}{note}",
-        )
-    )
+    lines = [
+        f"longrope: model  {name}",
+        f"longrope: listen http://{arguments.host or '0.0.0.0'}:{arguments.port}",
+        f"longrope: tiers  {tiers}{note}",
+    ]
+    if served and served.last:
+        lines.append(f"longrope: policy {server_policy(arguments)}")
+    return "\n".join(lines)

@@ -109,10 +109,16 @@ def test_a_longrope_checkpoint_shows_its_own_tiers_and_findings(capsys, tmp_path
     assert "short_mscale is not stated" in output
 
 
-def test_a_rope_scaled_by_the_engine_has_no_tiers(capsys, tmp_path):
+def test_a_scaled_rope_is_one_tier_of_its_own_length(capsys, tmp_path):
     yarn = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 8192, "rope_theta": 1e5}
     config = {**SMALL, "rope_parameters": yarn, "max_position_embeddings": 32768}
-    assert "No tiers: a yarn rope up to 32k" in shown(capsys, saved(tmp_path / "yarn", config))
+    assert row(shown(capsys, saved(tmp_path / "yarn", config)), "1–32k")[-1] == "own"
+
+
+def test_a_rope_of_an_unknown_type_has_no_tiers(capsys, tmp_path):
+    rope = {"rope_type": "deepseek_yarn", "factor": 4.0, "rope_theta": 1e5}
+    config = {**SMALL, "rope_parameters": rope, "max_position_embeddings": 32768}
+    assert "No tiers: a deepseek_yarn rope up to 32k" in shown(capsys, saved(tmp_path / "unknown", config))
 
 
 def test_a_window_in_which_every_pair_turns_has_no_critical_pair(capsys, tmp_path):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from longrope_vllm import Factors, Geometry, Origin, Tier
 from longrope_vllm.errors import FactorsError, LongRopeError
-from longrope_vllm.factors import plain_tier
+from longrope_vllm.factors import own_tier
 from longrope_vllm.rope import BASELINES
 
 GEOMETRY = Geometry(head_size=8, rotary_dim=8, base=1e4, trained_window=4096, max_positions=4096, rope_type="default")
@@ -92,8 +92,8 @@ def test_a_geometry_that_cannot_be_is_refused(field: str, bad: float) -> None:
         factors_of(tier(4096), **{field: bad})
 
 
-def test_a_plain_tier_has_unit_factors_and_magnitude() -> None:
-    assert plain_tier(GEOMETRY).is_plain
+def test_a_own_tier_has_unit_factors_and_magnitude() -> None:
+    assert own_tier(GEOMETRY).is_plain
     assert not tier(4096, attention_factor=1.19).is_plain
     assert not Tier(max_length=4096, factors=(1.0, 1.0, 1.0, 1.0001)).is_plain
 
@@ -129,24 +129,24 @@ def test_factors_of_another_rope_do_not_fit(change: dict[str, Any]) -> None:
         factors.check_fits(dataclasses.replace(GEOMETRY, **change))
 
 
-def test_the_plain_tier_is_put_in_front_of_factors_that_start_above_the_window() -> None:
-    factors = factors_of(tier(131072, 32.0)).with_plain_tier()
-    assert factors.tiers == (plain_tier(GEOMETRY), tier(131072, 32.0))
+def test_the_own_tier_is_put_in_front_of_factors_that_start_above_the_window() -> None:
+    factors = factors_of(tier(131072, 32.0)).with_own_tier(own_tier(GEOMETRY))
+    assert factors.tiers == (own_tier(GEOMETRY), tier(131072, 32.0))
 
 
 @pytest.mark.parametrize("first", [2048, 4096])
 def test_factors_that_start_within_the_window_are_left_alone(first: int) -> None:
     factors = factors_of(tier(first, 1.1), tier(131072, 32.0))
-    assert factors.with_plain_tier() is factors
+    assert factors.with_own_tier(own_tier(GEOMETRY)) is factors
 
 
 @pytest.mark.parametrize("method", BASELINES)
-def test_a_baseline_makes_a_plain_tier_and_one_of_its_factors(method: str) -> None:
+def test_a_baseline_makes_a_own_tier_and_one_of_its_factors(method: str) -> None:
     factors = Factors.from_baseline(method, GEOMETRY, 16384, model="some/model")
     factors.check_fits(GEOMETRY)
     short, long = factors.tiers
     baseline = BASELINES[method](GEOMETRY, 4.0)
-    assert short == plain_tier(GEOMETRY)
+    assert short == own_tier(GEOMETRY)
     assert torch.equal(torch.tensor(long.factors, dtype=torch.float64), baseline.factors)
     assert (long.max_length, long.attention_factor) == (16384, baseline.attention_factor)
     assert (factors.origin.method, factors.origin.model) == (method, "some/model")

@@ -14,9 +14,9 @@ import torch
 from core.tolerances import assert_relatively_close
 from longrope_vllm import Factors, Geometry, Origin, Tier, read_rope_block, undo_rope, write_rope
 from longrope_vllm.errors import CheckpointError, FactorsError
-from longrope_vllm.geometry import read_config
+from longrope_vllm.geometry import read_config, rope_parameters
 from longrope_vllm.rope import longrope_attention_factor, rescaled_inverse_frequencies
-from longrope_vllm.rope_block import BACKUP_NAME, lint, portable_fields
+from longrope_vllm.rope_block import BACKUP_NAME, TIERS_KEY, lint, portable_fields
 
 Config = dict[str, Any]
 
@@ -278,7 +278,7 @@ def test_a_broken_backup_is_named_and_nothing_is_lost(tmp_path: Path) -> None:
     assert (tmp_path / "config.json").read_bytes() == applied
 
 
-# refusals
+# what the two lists of a rope block cannot say
 
 
 def with_start_tokens(factors: Factors) -> Factors:
@@ -292,11 +292,66 @@ def with_three_tiers(factors: Factors) -> Factors:
     return Factors(rotary_dim=16, base=500000.0, trained_window=4096, tiers=tiers, origin=factors.origin)
 
 
+@pytest.mark.parametrize("change", [with_start_tokens, with_three_tiers])
+def test_tiers_that_a_block_cannot_say_stand_beside_it_and_are_read_back(tmp_path: Path, change: Any) -> None:
+    factors = change(factors_for(NEW))
+    write_rope(checkpoint(tmp_path, NEW), factors)
+    config = read_config(tmp_path)
+    assert read_rope_block(config) == factors
+    block, last = rope_parameters(config), factors.tiers[-1]
+    assert block["short_factor"] == list(factors.tiers[0].factors)
+    assert block["long_factor"] == list(last.factors)
+    assert (config["original_max_position_embeddings"], config["max_position_embeddings"]) == (4096, last.max_length)
+    undo_rope(tmp_path)
+    assert read_config(tmp_path) == NEW
+
+
+def test_two_plain_tiers_need_no_key_of_our_own(tmp_path: Path) -> None:
+    write_rope(checkpoint(tmp_path, NEW), factors_for(NEW))
+    assert TIERS_KEY not in read_config(tmp_path)
+
+
+@pytest.mark.parametrize("field", ["max_position_embeddings", "original_max_position_embeddings", "long_factor"])
+def test_a_block_edited_apart_from_our_key_is_refused_by_field(field: str, tmp_path: Path) -> None:
+    write_rope(checkpoint(tmp_path, NEW), with_three_tiers(factors_for(NEW)))
+    config = read_config(tmp_path)
+    if field == "long_factor":
+        config["rope_parameters"][field] = [2.0] * 8
+    else:
+        config[field] = config[field] // 2
+        if field == "original_max_position_embeddings":
+            config["rope_parameters"][field] = config[field]
+    with pytest.raises(CheckpointError, match=f"Expected {field} of the rope block to agree with {TIERS_KEY}"):
+        read_rope_block(config)
+
+
+def test_a_broken_key_of_our_own_is_named() -> None:
+    config = {**NEW, **portable_fields(NEW, with_three_tiers(factors_for(NEW)))}
+    config[TIERS_KEY] = {**config[TIERS_KEY], "tiers": []}
+    with pytest.raises(CheckpointError, match=f"under {TIERS_KEY} in config.json"):
+        read_rope_block(config)
+
+
+def test_factors_of_the_same_model_can_be_put_over_applied_ones() -> None:
+    factors = with_three_tiers(factors_for(NEW))
+    config = {**NEW, **portable_fields(NEW, factors)}
+    assert portable_fields(config, factors)[TIERS_KEY] == config[TIERS_KEY]
+    with pytest.raises(FactorsError, match="another model"):
+        portable_fields(config, of_another_model(factors))
+
+
+# refusals
+
+
 def of_another_model(factors: Factors) -> Factors:
     return Factors(rotary_dim=16, base=10000.0, trained_window=4096, tiers=factors.tiers, origin=factors.origin)
 
 
-@pytest.mark.parametrize("change", [with_start_tokens, with_three_tiers, of_another_model])
+def of_the_trained_window_only(factors: Factors) -> Factors:
+    return Factors(rotary_dim=16, base=500000.0, trained_window=4096, tiers=factors.tiers[:1], origin=factors.origin)
+
+
+@pytest.mark.parametrize("change", [of_the_trained_window_only, of_another_model])
 def test_a_refused_apply_leaves_the_folder_as_it_was(tmp_path: Path, change: Any) -> None:
     before = (checkpoint(tmp_path, NEW) / "config.json").read_bytes()
     with pytest.raises(FactorsError):

@@ -70,7 +70,7 @@ def test_a_table_has_one_row_a_position(length: int) -> None:
 
 def test_start_tokens_keep_the_plain_rotation_and_magnitude_one() -> None:
     plain = inverse_frequencies(16, 1e4)
-    rows = cos_sin_rows(plain / 8, 32, attention_factor=1.3, start_tokens=5, plain_frequencies=plain)
+    rows = cos_sin_rows(plain / 8, 32, attention_factor=1.3, start_tokens=5, start_frequencies=plain)
     assert torch.equal(rows[:5], cos_sin_rows(plain, 5))
     assert torch.equal(rows[5:], cos_sin_rows(plain / 8, 32, attention_factor=1.3)[5:])
     assert_close(rows[:5].pow(2).view(5, 2, 8).sum(1), torch.ones(5, 8), computed_in=torch.float32)
@@ -79,7 +79,7 @@ def test_start_tokens_keep_the_plain_rotation_and_magnitude_one() -> None:
 
 def test_more_start_tokens_than_rows_make_a_plain_table() -> None:
     plain = inverse_frequencies(16, 1e4)
-    rows = cos_sin_rows(plain / 8, 4, attention_factor=1.3, start_tokens=256, plain_frequencies=plain)
+    rows = cos_sin_rows(plain / 8, 4, attention_factor=1.3, start_tokens=256, start_frequencies=plain)
     assert torch.equal(rows, cos_sin_rows(plain, 4))
 
 

@@ -101,6 +101,7 @@ def test_short_requests_answer_as_the_base_model_alone(name: str, served: Result
         "tier_max_length": WINDOW,
         "tokens": SHORT[name] + short_tokens(SHORT[name]),
         "crossings": 0,
+        "reprefilled_tokens": 0,
     }
 
 
@@ -118,7 +119,7 @@ def test_a_crossing_request_is_short_before_the_boundary_and_long_after_it(
     # Output tokens sampled from positions below WINDOW belong to the short tier, the rest to the long one.
     before = WINDOW - CROSSING[name] + 1
     found = served[name]
-    assert found["status"]["crossings"] == 1
+    assert (found["status"]["crossings"], found["status"]["reprefilled_tokens"]) == (1, WINDOW)
     assert len(found["tokens"]) == CROSSING_TOKENS
     assert found["tokens"][:before] == base_alone[name]["tokens"][:before]
     assert largest_difference(found["top"][:before], base_alone[name]["top"][:before]) < SHORT_TOLERANCE

@@ -65,6 +65,7 @@ def test_preempted_requests_answer_as_with_memory_to_spare(
     preempted = {name for name, found in tight.items() if found["preemptions"] > found["status"]["crossings"]}
     assert len(preempted) > 5, "the cache is not small enough for this test"
     for name, expected in with_memory_to_spare.items():
-        assert tight[name]["status"] == expected["status"]
+        for field in ("tier", "tokens", "crossings"):  # memory decides how much a crossing has to compute again
+            assert tight[name]["status"][field] == expected["status"][field]
         assert tight[name]["tokens"] == expected["tokens"]
         assert largest_difference(tight[name]["top"], expected["top"]) < SHORT_TOLERANCE

@@ -109,6 +109,7 @@ class TieredQueue(TieredScheduling, Queue):
     def __init__(self) -> None:
         Queue.__init__(self)
         self.served_tiers = SERVED
+        self._untold: dict[str, Any] = {}
 
 
 def asked(tokens: int, *, resumable: bool = False) -> SimpleNamespace:
@@ -116,6 +117,7 @@ def asked(tokens: int, *, resumable: bool = False) -> SimpleNamespace:
         request_id="r",
         num_tokens=tokens,
         resumable=resumable,
+        sampling_params=None,
         cache_salt=None,
         block_hashes=["as hashed by vLLM"],
         update_block_hashes=lambda: None,

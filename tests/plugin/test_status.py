@@ -2,7 +2,7 @@
 
 import pytest
 
-from longrope_vllm.plugin.status import KEPT, RequestStatus, ServedRequests, same_request
+from longrope_vllm.plugin.status import KEPT, RequestStatus, ServedRequests, response_ids
 
 
 @pytest.mark.parametrize(
@@ -16,12 +16,12 @@ from longrope_vllm.plugin.status import KEPT, RequestStatus, ServedRequests, sam
     ],
 )
 def test_ids_that_vllm_makes_of_a_response_id_are_recognised(engine_id: str) -> None:
-    assert same_request(engine_id, "chatcmpl-12ab")
+    assert "chatcmpl-12ab" in response_ids(engine_id)
 
 
 @pytest.mark.parametrize("engine_id", ["chatcmpl-12ab-b-0f3c9d1e", "chatcmpl-12abc", "chatcmpl-12", "xchatcmpl-12ab"])
 def test_an_id_that_only_begins_alike_belongs_to_somebody_else(engine_id: str) -> None:
-    assert not same_request(engine_id, "chatcmpl-12ab")
+    assert "chatcmpl-12ab" not in response_ids(engine_id)
 
 
 def test_the_oldest_finished_requests_are_forgotten() -> None:
@@ -32,3 +32,24 @@ def test_the_oldest_finished_requests_are_forgotten() -> None:
     newest = served.find(f"r{KEPT}x")
     assert newest is not None
     assert newest.tokens == KEPT
+
+
+def test_several_sequences_of_one_response_are_told_together() -> None:
+    served = ServedRequests()
+    short = RequestStatus(tier=0, tier_max_length=8, tokens=7, crossings=0)
+    crossed = RequestStatus(tier=1, tier_max_length=64, tokens=20, crossings=1, reprefilled_tokens=8)
+    for name, status in {"0_cmpl-1-0-0f3c9d1e": short, "1_cmpl-1-0-0f3c9d1e": crossed, "cmpl-2": short}.items():
+        served.add(name, status)
+    assert served.find("cmpl-1") == RequestStatus(
+        tier=1, tier_max_length=64, tokens=27, crossings=1, reprefilled_tokens=8
+    )
+    assert served.find("cmpl-2") == short
+
+
+def test_a_request_told_twice_counts_once() -> None:
+    served = ServedRequests()
+    for tokens in (3, 9):
+        served.add("cmpl-1", RequestStatus(tier=0, tier_max_length=8, tokens=tokens, crossings=0))
+    found = served.find("cmpl-1")
+    assert found is not None
+    assert found.tokens == 9

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from longrope_vllm import Factors, Geometry, write_factors
+from longrope_vllm.chosen_factors import ChosenFactors
 from longrope_vllm.cli.main import main
 from longrope_vllm.server.launch import enable_endpoint, merged, overrides, prepare
 
@@ -128,7 +129,7 @@ def test_the_override_makes_a_longrope_config_and_keeps_the_checkpoint(checkpoin
 
 def test_the_model_may_stand_after_options_as_in_vllm(checkpoint: Path) -> None:
     pytest.importorskip("vllm", reason="the options are vLLM's")
-    arguments, banner = prepare(None, ["--port", "8001", str(checkpoint)])
+    arguments, banner = prepare(ChosenFactors(), ["--port", "8001", str(checkpoint)])
     assert (arguments.model, arguments.port) == (str(checkpoint), 8001)
     assert "no longrope block and is served unchanged" in banner
 
@@ -144,11 +145,11 @@ def test_the_users_own_overrides_show_in_the_banner_and_stay(checkpoint: Path, t
     factors = Factors.from_baseline("yarn", Geometry.from_checkpoint(checkpoint), 1024)
     write_factors(tmp_path / "factors.json", factors)
     options = [str(checkpoint), "--hf-overrides", json.dumps({"rms_norm_eps": 0.5})]
-    arguments, banner = prepare(str(tmp_path / "factors.json"), options)
+    arguments, banner = prepare(ChosenFactors(file=str(tmp_path / "factors.json")), options)
     assert arguments.hf_overrides["rms_norm_eps"] == 0.5
     assert arguments.hf_overrides["max_position_embeddings"] == 1024
     assert "257–1k tokens longrope" in banner
-    _, banner = prepare(None, [str(checkpoint), "--hf-overrides", json.dumps(overrides(CONFIG, factors))])
+    _, banner = prepare(ChosenFactors(), [str(checkpoint), "--hf-overrides", json.dumps(overrides(CONFIG, factors))])
     assert "257–1k tokens longrope" in banner
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from longrope_vllm import Factors, Geometry, write_factors
-from longrope_vllm.demo.server import running
+from longrope_vllm.server.running import running
 from tiny_models import LONG, WINDOW, byte_tokenizer, tiny_llama
 
 pytestmark = pytest.mark.vllm
@@ -90,6 +90,7 @@ def test_the_server_tells_which_tier_served_a_request(
         "tier_max_length": (WINDOW, LONG)[tier],
         "tokens": length + max_tokens,
         "crossings": crossings,
+        "reprefilled_tokens": crossings * WINDOW,
     }
 
 

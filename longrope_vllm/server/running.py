@@ -1,4 +1,4 @@
-"""A server process of the demo: started, waited for, asked, ended. Its output goes to a log file."""
+"""A server as a child process: started, waited for, ended. Its output goes to a log file."""
 
 import os
 import signal
@@ -13,9 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from longrope_vllm.errors import DemoError
+from longrope_vllm.errors import ServerError
 
-_START_LIMIT = 300.0
 _STOP_LIMIT = 30.0
 
 
@@ -34,12 +33,13 @@ def running(
     *,
     environment: Mapping[str, str],
     log: Path,
+    within: float = 300.0,
     waiting: Callable[[float], None] = lambda seconds: None,
 ) -> Iterator[RunningServer]:
     """Run ``python -m module options`` as a server and yield it once it answers; end it by SIGTERM on exit.
 
-    ``waiting`` is called about twice a second with the seconds since the start. Raises ``DemoError`` with the end of
-    the log when the process dies or does not answer within five minutes.
+    ``waiting`` is called about twice a second with the seconds since the start. Raises ``ServerError`` with the end of
+    the log when the process dies or does not answer ``within`` seconds.
     """
     port = _free_port()
     command = [sys.executable, "-m", module, *options, "--host", "127.0.0.1", "--port", str(port)]
@@ -49,18 +49,22 @@ def running(
         )
     try:
         url = f"http://127.0.0.1:{port}"
-        _wait(process, url, log, waiting)
+        _wait(process, url, log, within=within, waiting=waiting)
         yield RunningServer(url=url, process=process)
     finally:
         _stop(process)
 
 
-def _wait(process: subprocess.Popen[bytes], url: str, log: Path, waiting: Callable[[float], None]) -> None:
+def _wait(
+    process: subprocess.Popen[bytes], url: str, log: Path, *, within: float, waiting: Callable[[float], None]
+) -> None:
     started = time.monotonic()
-    while (elapsed := time.monotonic() - started) < _START_LIMIT:
+    while (elapsed := time.monotonic() - started) < within:
         waiting(elapsed)
         if process.poll() is not None:
-            raise DemoError(f"Expected a running server, found exit code {process.returncode}: see {log}.\n{_end(log)}")
+            raise ServerError(
+                f"Expected a running server, found exit code {process.returncode}: see {log}.\n{_end(log)}"
+            )
         try:
             with urllib.request.urlopen(f"{url}/health", timeout=2) as answer:
                 if answer.status == 200:
@@ -68,9 +72,7 @@ def _wait(process: subprocess.Popen[bytes], url: str, log: Path, waiting: Callab
         except (urllib.error.URLError, TimeoutError, ConnectionError):
             pass
         time.sleep(0.5)
-    raise DemoError(
-        f"Expected the server to answer within {_START_LIMIT:.0f} s, found silence: see {log}.\n{_end(log)}"
-    )
+    raise ServerError(f"Expected the server to answer within {within:.0f} s, found silence: see {log}.\n{_end(log)}")
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

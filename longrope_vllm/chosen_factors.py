@@ -1,0 +1,63 @@
+"""The factors a user names on the command line: a file, or a method for each length.
+
+One form for every command that takes factors: ``--factors FILE`` or ``--tiers 32k:yarn,128k:yarn``.
+"""
+
+import argparse
+from dataclasses import dataclass
+
+from longrope_vllm.errors import FactorsError
+from longrope_vllm.factors import OWN, Factors
+from longrope_vllm.factors_file import read_factors
+from longrope_vllm.geometry import Config, Geometry, text_config
+from longrope_vllm.lengths import parse_length
+from longrope_vllm.rope import BASELINES
+from longrope_vllm.rope_block import TIERS_KEY
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChosenFactors:
+    """What was named; nothing means the checkpoint's own tiers."""
+
+    file: str | None = None
+    """Path of a ``factors.json``."""
+    methods: str | None = None
+    """Methods by length, as ``parse_tiers`` reads them."""
+
+    @classmethod
+    def from_arguments(cls, asked: argparse.Namespace) -> "ChosenFactors":
+        """From the options that ``add_factor_options`` added. Raises ``FactorsError`` for both at once."""
+        if asked.factors is not None and asked.tiers is not None:
+            raise FactorsError("Expected either --factors FILE or --tiers METHODS, found both: give one.")
+        return cls(file=asked.factors, methods=asked.tiers)
+
+    def for_config(self, config: Config) -> Factors | None:
+        """The factors for a checkpoint, or None when nothing was named. Raises ``FactorsError``."""
+        if self.file is not None:
+            return read_factors(self.file)
+        if self.methods is None:
+            return None
+        if text_config(config).get(TIERS_KEY) is not None:
+            raise FactorsError(
+                f"Expected a checkpoint as it was trained for --tiers, found {TIERS_KEY} in its config.json: take them "
+                "back with longrope apply --undo, or write the tiers to a factors file."
+            )
+        return Factors.from_baselines(parse_tiers(self.methods), Geometry.from_config(config))
+
+
+def add_factor_options(parser: argparse.ArgumentParser) -> None:
+    """``--factors`` and ``--tiers``."""
+    parser.add_argument("--factors", metavar="FILE", help="factors.json")
+    parser.add_argument(
+        "--tiers",
+        metavar="LENGTH:METHOD,...",
+        help=f"closed forms in place of a file, such as 32k:yarn,128k:yarn; methods: {OWN}, {', '.join(BASELINES)}",
+    )
+
+
+def parse_tiers(text: str) -> list[tuple[int, str]]:
+    """``32768:yarn,128k:yarn`` as (length, method). Raises ``FactorsError`` for another form."""
+    parts = [part.strip().partition(":") for part in text.split(",")]
+    if not all(length and method for length, _, method in parts):
+        raise FactorsError(f"Expected --tiers LENGTH:METHOD,..., such as 32k:yarn,128k:yarn, found {text!r}.")
+    return [(parse_length(length), method.strip()) for length, _, method in parts]
