@@ -42,6 +42,37 @@ def tiny_llama(folder: Path, *, rope: dict[str, object] | None = None, seed: int
     return folder
 
 
+def tiny_qwen3(folder: Path, *, rope: dict[str, object] | None = None, seed: int = 0) -> Path:
+    """A random Qwen3 with a plain rope (or the given block): queries and keys are normalised before they are turned."""
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    torch.manual_seed(seed)
+    config = Qwen3Config(
+        **SHAPE,
+        head_dim=32,
+        max_position_embeddings=WINDOW,
+        rope_parameters=rope or {"rope_type": "default", "rope_theta": 10_000.0},
+    )
+    Qwen3ForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+def tiny_mistral(folder: Path, *, rope: dict[str, object] | None = None, seed: int = 0) -> Path:
+    """A random Mistral with a plain rope (or the given block) whose layers see the last 64 tokens only."""
+    from transformers import MistralConfig, MistralForCausalLM
+
+    torch.manual_seed(seed)
+    config = MistralConfig(
+        **SHAPE,
+        head_dim=32,
+        sliding_window=64,
+        max_position_embeddings=WINDOW,
+        rope_parameters=rope or {"rope_type": "default", "rope_theta": 10_000.0},
+    )
+    MistralForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
 def stretched(folder: Path, *, method: str = "yarn", max_length: int = LONG) -> Path:
     """``folder`` made a longrope checkpoint by ``method``, in place."""
     write_rope(folder, Factors.from_baseline(method, Geometry.from_checkpoint(folder), max_length))
@@ -57,7 +88,24 @@ def byte_tokenizer(folder: Path) -> Path:
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=chr(0)))
     tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
     tokenizer.decoder = decoders.Fuse()
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token=chr(0)).save_pretrained(folder)
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token=chr(0))
+    fast.chat_template = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+    fast.save_pretrained(folder)
+    return folder
+
+
+def plain_phi3(folder: Path, *, seed: int = 0) -> Path:
+    """A random Phi-3 with a plain rope: three quarters of a head are turned, the projections are fused."""
+    from transformers import Phi3Config, Phi3ForCausalLM
+
+    torch.manual_seed(seed)
+    config = Phi3Config(
+        **SHAPE,
+        max_position_embeddings=WINDOW,
+        original_max_position_embeddings=WINDOW,
+        rope_parameters={"rope_type": "default", "rope_theta": 10_000.0, "partial_rotary_factor": 0.75},
+    )
+    Phi3ForCausalLM(config).save_pretrained(folder)
     return folder
 
 

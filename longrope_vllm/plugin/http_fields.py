@@ -63,9 +63,14 @@ def _asking(
 
 
 def _sent_limit(request: Any) -> int:
-    """Tokens the client allows, 0 when it left that open (a default of the API is no wish of the client)."""
+    """Tokens the client allows, 0 when it left that open: the default of the API is no wish of the client.
+
+    vLLM fills that default in before validation, so a client that sends exactly the default counts as sending none.
+    """
+    known = type(request).model_fields
     sent = [getattr(request, name) for name in _LIMITS if name in request.model_fields_set]
-    return next((limit for limit in sent if limit is not None), 0)
+    defaults = {known[name].default for name in _LIMITS if name in known}
+    return next((limit for limit in sent if limit not in defaults and limit is not None), 0)
 
 
 def _telling(original: Callable[..., None]) -> Callable[..., None]:

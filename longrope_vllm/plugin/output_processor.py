@@ -49,7 +49,7 @@ def _recording(original: Callable[..., Any]) -> Callable[..., Any]:
         if news is not None:
             generated = 0 if req_state.detokenizer is None else req_state.detokenizer.num_output_tokens()
             status = replace(news, tokens=req_state.prompt_len + generated)
-            answered.add(req_state.external_req_id, status)
+            answered.add(req_state.request_id, status)
             metrics.record(status, prompt=req_state.prompt_len, generated=generated, stats=req_state.stats)
         return original(self, req_state, *args, **kwargs)
 

@@ -74,12 +74,12 @@ def together(statuses: Sequence[RequestStatus]) -> RequestStatus:
 def response_ids(engine_id: str) -> frozenset[str]:
     """The ids of responses that ``engine_id`` can belong to.
 
-    vLLM makes ``[CHOICE_]RESPONSE[-PROMPT][-RANDOM]`` of the id of a response: a choice number with n > 1, a prompt
-    number in completions, eight random hexadecimal digits.
+    vLLM makes ``[CHOICE_]RESPONSE[-PROMPT][_TURN][-RANDOM]`` of the id of a response: a choice number with n > 1, a
+    prompt number in completions, a turn in responses, eight random hexadecimal digits.
     """
     within = re.sub(r"^\d+_", "", engine_id)
     bare = re.sub(r"-[0-9a-f]{8}$", "", within)
-    return frozenset((within, bare, re.sub(r"-\d+$", "", bare)))
+    return frozenset((within, bare, re.sub(r"[-_]\d+$", "", bare)))
 
 
 def add_engine_method() -> None:

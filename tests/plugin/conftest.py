@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import pytest
 
 from engine_jobs import Results, RunEngine
 from tiny_models import stretched, tiny_llama
+
+LIMIT = 570  # seconds: an engine that hangs must not hold a test run for ever
 
 
 @pytest.fixture(scope="session")
@@ -25,17 +28,25 @@ def longrope_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def run_engine(tmp_path_factory: pytest.TempPathFactory) -> RunEngine:
-    """``run(plugins, model, requests, **engine)``: answers by request id (see ``engine_run.py``).
+def run_job(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
+    """``run(script, plugins, model, requests, **engine)``: what a driver beside this file makes of a job.
 
     ``v2_runner=True`` takes vLLM's second model runner, the default on GPUs, with its Triton kernels interpreted.
+    ``job`` holds further fields of the job.
     """
 
     def run(
-        plugins: str, model: Path, requests: list[dict[str, Any]], *, v2_runner: bool = False, **engine: Any
-    ) -> Results:
+        script: str,
+        plugins: str,
+        model: Path,
+        requests: list[dict[str, Any]],
+        *,
+        v2_runner: bool = False,
+        job: dict[str, Any] | None = None,
+        **engine: Any,
+    ) -> Any:
         folder = tmp_path_factory.mktemp("engine")
-        job, result = folder / "job.json", folder / "result.json"
+        asked, result = folder / "job.json", folder / "result.json"
         defaults = {
             "model": str(model),
             "dtype": "float32",
@@ -43,10 +54,14 @@ def run_engine(tmp_path_factory: pytest.TempPathFactory) -> RunEngine:
             "max_num_batched_tokens": 128,  # less than most prompts: prefill is chunked
             "max_num_seqs": 8,
         }
-        job.write_text(json.dumps({"engine": defaults | engine, "v2_runner": v2_runner, "requests": requests}))
+        fields = {"engine": defaults | engine, "v2_runner": v2_runner, "requests": requests}
+        asked.write_text(json.dumps(fields | (job or {})))
         environment = os.environ | {
             "VLLM_PLUGINS": plugins,
             "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+            # Models this small gain nothing from a second thread and lose much when others want the cores.
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+            "OMP_NUM_THREADS": "1",
         }
         if "kv_cache_memory_bytes" not in engine:  # the variable would win over it
             environment |= {"VLLM_CPU_KVCACHE_SPACE": "1"}
@@ -54,12 +69,25 @@ def run_engine(tmp_path_factory: pytest.TempPathFactory) -> RunEngine:
             environment |= {"VLLM_CPU_OMP_THREADS_BIND": "|".join(map(str, sorted(os.sched_getaffinity(0))[:2]))}
         if v2_runner:
             environment |= {"VLLM_USE_V2_MODEL_RUNNER": "1", "TRITON_INTERPRET": "1"}
-        script = Path(__file__).with_name("engine_run.py")
         done = subprocess.run(
-            [sys.executable, str(script), str(job), str(result)], env=environment, capture_output=True, text=True
+            [sys.executable, str(Path(__file__).with_name(script)), str(asked), str(result)],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=LIMIT,
         )
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-        answers: Results = json.loads(result.read_text())
+        return json.loads(result.read_text())
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def run_engine(run_job: Callable[..., Any]) -> RunEngine:
+    """``run(plugins, model, requests, **engine)``: answers by request id (see ``engine_run.py``)."""
+
+    def run(plugins: str, model: Path, requests: list[dict[str, Any]], **engine: Any) -> Results:
+        answers: Results = run_job("engine_run.py", plugins, model, requests, **engine)
         return answers
 
     return run

@@ -13,6 +13,7 @@ from longrope_vllm.plugin.status import KEPT, RequestStatus, ServedRequests, res
         "1_chatcmpl-12ab-0f3c9d1e",
         "chatcmpl-12ab-0",
         "chatcmpl-12ab-2-0f3c9d1e",
+        "chatcmpl-12ab_0-0f3c9d1e",
     ],
 )
 def test_ids_that_vllm_makes_of_a_response_id_are_recognised(engine_id: str) -> None:

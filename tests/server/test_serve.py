@@ -18,7 +18,8 @@ from tiny_models import LONG, WINDOW, byte_tokenizer, tiny_llama
 pytestmark = pytest.mark.vllm
 
 ENVIRONMENT = {"VLLM_CPU_KVCACHE_SPACE": "1"}
-OPTIONS = ["--enforce-eager", "--dtype", "float32", "--max-num-batched-tokens", "256", "--served-model-name", "tiny"]
+OPTIONS = ["--enforce-eager", "--dtype", "float32", "--max-num-batched-tokens", "256"]
+OPTIONS += ["--served-model-name", "tiny", "tiny-1k"]
 
 
 @pytest.fixture(scope="module")
@@ -47,13 +48,16 @@ def get(url: str) -> Any:
         return json.load(answer)
 
 
-def complete(url: str, text: str, max_tokens: int = 4) -> Any:
-    body = {"model": "tiny", "prompt": text, "max_tokens": max_tokens, "temperature": 0, "ignore_eos": True}
-    request = urllib.request.Request(
-        f"{url}/v1/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
-    )
+def post(url: str, route: str, **fields: Any) -> str:
+    body = {"model": "tiny", "temperature": 0, "ignore_eos": True, **fields}
+    request = urllib.request.Request(f"{url}{route}", json.dumps(body).encode(), {"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=120) as answer:
-        return json.load(answer)
+        text: str = answer.read().decode()
+        return text
+
+
+def complete(url: str, text: str, max_tokens: int = 4, **fields: Any) -> Any:
+    return json.loads(post(url, "/v1/completions", prompt=text, max_tokens=max_tokens, **fields))
 
 
 def test_the_name_the_address_and_the_tiers_are_printed(server: tuple[str, Path]) -> None:
@@ -92,6 +96,114 @@ def test_the_server_tells_which_tier_served_a_request(
         "crossings": crossings,
         "reprefilled_tokens": crossings * WINDOW,
     }
+
+
+def test_the_answer_itself_tells_the_tier_and_whether_it_crossed(server: tuple[str, Path]) -> None:
+    answer = complete(server[0], "a" * (WINDOW - 6), 20)
+    expected = {"tier": 1, "tier_max_length": LONG, "tokens": WINDOW + 14, "crossings": 1, "reprefilled_tokens": WINDOW}
+    assert answer["longrope"] == expected
+    assert get(f"{server[0]}/v1/longrope/requests/{answer['id']}") == expected
+
+
+@pytest.mark.parametrize(
+    ("route", "fields"),
+    [
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "a" * 300}], "max_tokens": 3}),
+        ("/v1/responses", {"input": "a" * 300, "max_output_tokens": 3}),
+    ],
+)
+def test_chat_and_responses_tell_the_tier_too(route: str, fields: dict[str, Any], server: tuple[str, Path]) -> None:
+    assert json.loads(post(server[0], route, **fields))["longrope"]["tier_max_length"] == LONG
+
+
+def test_several_choices_are_told_together(server: tuple[str, Path]) -> None:
+    answer = complete(server[0], "a" * (WINDOW - 6), 20, n=2, temperature=1)
+    assert len(answer["choices"]) == 2
+    assert (answer["longrope"]["crossings"], answer["longrope"]["tokens"]) == (2, 2 * (WINDOW + 14))
+
+
+def chunks(stream: str) -> list[Any]:
+    lines = [line.removeprefix("data: ") for line in stream.splitlines() if line.startswith("data: {")]
+    return [json.loads(line) for line in lines]
+
+
+def test_a_stream_tells_the_tier_with_its_usage_and_nothing_unasked(server: tuple[str, Path]) -> None:
+    asked = {"prompt": "a" * 300, "max_tokens": 3, "stream": True}
+    *rest, last = chunks(post(server[0], "/v1/completions", **asked, stream_options={"include_usage": True}))
+    assert last["longrope"]["tier_max_length"] == LONG
+    unasked = chunks(post(server[0], "/v1/completions", **asked))
+    assert not any("longrope" in chunk for chunk in [*rest, *unasked])
+
+
+@pytest.mark.parametrize(
+    ("fields", "tier"),
+    [
+        ({}, 0),
+        ({"longrope_tier": LONG}, 1),
+        ({"longrope_tier": "1k"}, 1),
+        ({"longrope_tier": WINDOW}, 0),
+        ({"model": "tiny-1k"}, 1),
+        ({"vllm_xargs": {"longrope_tier": LONG}}, 1),
+        ({"longrope_policy": "prompt+max_tokens"}, 0),
+        ({"longrope_policy": "prompt+max_tokens", "max_tokens": 250}, 1),
+    ],
+)
+def test_a_request_can_ask_for_its_tier(fields: dict[str, Any], tier: int, server: tuple[str, Path]) -> None:
+    told = complete(server[0], "a" * 20, **{"max_tokens": 4, **fields})["longrope"]
+    assert (told["tier"], told["crossings"]) == (tier, 0)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("fields", [{"longrope_tier": "2k"}, {"longrope_policy": "always"}])
+def test_a_request_for_a_tier_that_is_not_there_is_refused_with_those_that_are(
+    fields: dict[str, Any], stream: bool, server: tuple[str, Path]
+) -> None:
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        complete(server[0], "a" * 20, stream=stream, **fields)
+    with caught.value as error:
+        assert error.code == 400
+        message = json.load(error)["error"]["message"]
+    assert "1024 (1k), found '2k'" in message or "prompt+max_tokens, explicit, found 'always'" in message
+
+
+def test_an_omitted_limit_never_forces_the_long_tier(server: tuple[str, Path]) -> None:
+    # vLLM fills in all that is left of the window for chat, and its default for completions.
+    fields = {"longrope_policy": "prompt+max_tokens", "ignore_eos": False, "stop": ["a", "b", "c", "d"]}
+    message = [{"role": "user", "content": "x" * 20}]
+    chat = json.loads(post(server[0], "/v1/chat/completions", messages=message, **fields))
+    completion = json.loads(post(server[0], "/v1/completions", prompt="x" * (WINDOW - 4), **fields))
+    assert chat["longrope"]["tier"] == 0 or chat["longrope"]["crossings"] == 1
+    assert completion["longrope"]["tier"] == 0 or completion["longrope"]["crossings"] == 1
+    with_limit = json.loads(post(server[0], "/v1/chat/completions", messages=message, **fields, max_tokens=600))
+    assert (with_limit["longrope"]["tier"], with_limit["longrope"]["crossings"]) == (1, 0)
+
+
+def test_metrics_count_by_tier(server: tuple[str, Path]) -> None:
+    before = metrics(server[0])
+    complete(server[0], "b" * 30)
+    complete(server[0], "b" * (WINDOW - 6), 20)
+    grown = {name: value - before[name] for name, value in metrics(server[0]).items() if value != before[name]}
+    seconds = {name for name in grown if "seconds" in name}
+    assert {name: grown[name] for name in grown.keys() - seconds} == {
+        f'requests_total{{tier="{WINDOW}"}}': 1,
+        f'prompt_tokens_total{{tier="{WINDOW}"}}': 30,
+        f'generation_tokens_total{{tier="{WINDOW}"}}': 4,
+        'requests_total{tier="1k"}': 1,
+        'prompt_tokens_total{tier="1k"}': WINDOW - 6,
+        'generation_tokens_total{tier="1k"}': 20,
+        'crossings_total{tier="1k"}': 1,
+        'reprefilled_tokens_total{tier="1k"}': WINDOW,
+    }
+    for tier in (str(WINDOW), "1k"):
+        assert grown[f'time_to_first_token_seconds_count{{tier="{tier}"}}'] == 1
+
+
+def metrics(url: str) -> dict[str, float]:
+    """Our metrics by name and labels, without the prefix."""
+    with urllib.request.urlopen(f"{url}/metrics", timeout=30) as answer:
+        lines = answer.read().decode().splitlines()
+    found = [line.removeprefix("longrope_").rpartition(" ") for line in lines if line.startswith("longrope_")]
+    return {name: float(value) for name, _, value in found if "_created" not in name and "_bucket" not in name}
 
 
 def test_an_unknown_request_is_not_found(server: tuple[str, Path]) -> None:
