@@ -61,20 +61,27 @@ def check_exact(vllm_config: Any) -> None:
     """Raise ``UnsupportedError`` for an option under which requests of different tiers would not stay exact."""
     model, parallel = vllm_config.model_config, vllm_config.parallel_config
     refused = {
-        "a KV connector (--kv-transfer-config)": vllm_config.kv_transfer_config is not None,
-        "micro-batches (--enable-dbo, --ubatch-size)": bool(parallel.use_ubatching),
-        "prefill context parallelism": parallel.prefill_context_parallel_size > 1,
-        "multimodal rope positions (M-RoPE)": bool(getattr(model, "uses_mrope", False)),
+        "a KV connector (--kv-transfer-config, --kv-offloading-size), which keeps a request's first keys": (
+            vllm_config.kv_transfer_config is not None
+        ),
+        "micro-batches (--enable-dbo, --ubatch-size), which split a batch after its rows are known": (
+            bool(parallel.use_ubatching)
+        ),
+        "prefill context parallelism, which reorders positions": parallel.prefill_context_parallel_size > 1,
+        "multimodal rope positions (M-RoPE), of which a token has three": bool(getattr(model, "uses_mrope", False)),
+        "dual chunk attention (dual_chunk_attention_config), which has a rotation of its own": bool(
+            getattr(model.hf_text_config, "dual_chunk_attention_config", None)
+        ),
         "an encoder-decoder model": bool(getattr(model, "is_encoder_decoder", False)),
-        "position-dependent query scaling (llama_4_scaling)": bool(
+        "position-dependent query scaling (llama_4_scaling), which would read rows for positions": bool(
             getattr(model.hf_text_config, "llama_4_scaling", None)
         ),
     }
     for name, present in refused.items():
         if present:
             raise UnsupportedError(
-                f"Per-request rope tiers are not exact with {name}, found in this server's configuration: switch it "
-                "off, or set --max-model-len to the trained window to serve one tier."
+                f"Per-request rope tiers are not exact with {name}; found in this server's configuration: switch it "
+                "off, or set --max-model-len to the first tier to serve that one alone."
             )
 
 

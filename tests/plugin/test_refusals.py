@@ -13,6 +13,7 @@ from torch import nn
 from longrope_vllm.errors import UnsupportedError
 from longrope_vllm.factors import Factors, Origin, Tier
 from longrope_vllm.plugin.engine_config import check_exact
+from longrope_vllm.plugin.model_loader import check_took_tiers
 from longrope_vllm.plugin.row_shift import tiers_of
 from longrope_vllm.plugin.scheduler import TieredScheduling
 from longrope_vllm.plugin.tiers import ServedTiers
@@ -52,6 +53,7 @@ def test_an_ordinary_engine_is_served() -> None:
         ({"prefill_context_parallel_size": 2}, "prefill context parallelism"),
         ({"uses_mrope": True}, "M-RoPE"),
         ({"is_encoder_decoder": True}, "encoder-decoder"),
+        ({"hf_text_config": SimpleNamespace(dual_chunk_attention_config={"chunk_size": 8})}, "dual chunk attention"),
         ({"hf_text_config": SimpleNamespace(llama_4_scaling={"beta": 0.1})}, "llama_4_scaling"),
     ],
 )
@@ -82,6 +84,12 @@ class Rotary(nn.Module):
 
 def test_a_model_with_one_rope_tells_its_tiers() -> None:
     assert tiers_of(nn.ModuleList([Rotary(SERVED), nn.Linear(1, 1), Rotary(SERVED)]), 400) is SERVED
+
+
+def test_a_model_that_took_no_tiers_is_refused() -> None:
+    check_took_tiers(nn.ModuleList([nn.Linear(1, 1), Rotary(SERVED)]))
+    with pytest.raises(UnsupportedError, match="Expected a longrope rotary embedding in ModuleList, found none"):
+        check_took_tiers(nn.ModuleList([nn.Linear(1, 1), Rotary(None)]))
 
 
 @pytest.mark.parametrize("order", [(SERVED, None), (None, SERVED)])
