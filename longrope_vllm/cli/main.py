@@ -1,6 +1,7 @@
 """``longrope``: parse the command line, run one subcommand, turn every expected error into one sentence.
 
-Exit codes: 0 done, 2 bad input or an unsupported set-up, 1 a check that failed (``doctor``), 130 interrupted.
+Exit codes: 0 done, 2 bad input or an unsupported set-up, 1 a check that failed (``doctor``, ``verify``), 130
+interrupted.
 """
 
 import argparse
@@ -15,6 +16,7 @@ COMMANDS = {
     "demo": "a real model answers past its trained window, beside short requests",
     "apply": "write factors into a checkpoint, or undo it",
     "show": "geometry, tiers and wavelengths of a checkpoint, with a plot",
+    "verify": "prove that a server is exact: boundaries, crossings, neighbours, chunks, caches",
     "doctor": "check this installation, and what a checkpoint would get here and elsewhere",
 }
 """Subcommand to its line of help; the module of the same name implements it."""
