@@ -95,7 +95,7 @@ def random_soak(seed: str, geometry: Geometry, *, requests: int) -> Scenario:
         "max_num_batched_tokens": 128,
         "max_num_seqs": 16,
         "enable_prefix_caching": True,
-        "num_gpu_blocks_override": factors.max_length // BLOCK + 12,
+        "num_gpu_blocks_override": factors.max_length // BLOCK + 9,
     }
     boundaries = [tier.max_length for tier in factors.tiers]
     drawn = [

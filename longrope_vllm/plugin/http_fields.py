@@ -17,7 +17,7 @@ from longrope_vllm.plugin.policy import MAX_TOKENS_FIELD, POLICY_FIELD, TIER_FIE
 from longrope_vllm.plugin.tiers import ServedTiers
 
 FIELD = "longrope"
-"""Response field: tier, its length, tokens, crossings, tokens prefilled again."""
+"""Response field: tier, its length, tokens, crossings, tokens dropped by them."""
 
 _LIMITS = ("max_completion_tokens", "max_output_tokens", "max_tokens")
 """How the APIs call the number of tokens a client allows."""

@@ -15,7 +15,7 @@ REQUESTS = Counter("longrope_requests", "Finished requests.", ["tier"])
 PROMPT_TOKENS = Counter("longrope_prompt_tokens", "Prompt tokens of finished requests.", ["tier"])
 GENERATION_TOKENS = Counter("longrope_generation_tokens", "Generated tokens of finished requests.", ["tier"])
 CROSSINGS = Counter("longrope_crossings", "Times a request outgrew a tier and was prefilled again.", ["tier"])
-REPREFILLED_TOKENS = Counter("longrope_reprefilled_tokens", "Tokens computed again by crossings.", ["tier"])
+REPREFILLED_TOKENS = Counter("longrope_reprefilled_tokens", "Tokens whose keys and values crossings dropped.", ["tier"])
 FIRST_TOKEN_SECONDS = Histogram(
     "longrope_time_to_first_token_seconds",
     "From arrival to the first token; requests of a million tokens take minutes.",

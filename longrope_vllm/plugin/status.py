@@ -24,7 +24,7 @@ class RequestStatus:
     crossings: int
     """Times it outgrew a tier and was prefilled again."""
     reprefilled_tokens: int = 0
-    """Tokens computed a second time by that."""
+    """Tokens whose keys and values that dropped; what the prefix cache still has need not be computed again."""
 
 
 class ServedRequests:

@@ -40,7 +40,7 @@ class BlockWatch:
         self._tier_before: dict[str, int] = {}
         self._slots: dict[int, list[Written | None]] = defaultdict(lambda: [None] * self.block_size)
         self._tier_of_hash: dict[Any, int] = {}
-        self._told_apart: set[tuple[str, str, int]] = set()
+        self._known_equal: set[tuple[str, str, int]] = set()
         self._wrap()
 
     def tier(self, request: Any, *, ahead: int = 0) -> int:
@@ -150,10 +150,10 @@ class BlockWatch:
         if written.request is request:
             return True
         known = (request.request_id, written.request.request_id, end)
-        if known not in self._told_apart:  # tokens are only ever appended: compared once
+        if known not in self._known_equal:  # tokens are only ever appended: compared once
             if written.request.all_token_ids[:end] != request.all_token_ids[:end]:
                 return False
-            self._told_apart.add(known)
+            self._known_equal.add(known)
         return True
 
     def _note_writes(self, request: Any, first: int, end: int) -> None:

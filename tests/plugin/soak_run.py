@@ -90,12 +90,14 @@ def drain(core: Any) -> None:
 
 
 def runner_left_over(core: Any) -> dict[str, int]:
-    """Requests that the first model runner still knows (the second one keeps slots, not names)."""
+    """Requests that the model runner still knows; of the second one the plugin keeps slots, not names."""
     runner = core.model_executor.driver_worker.worker.model_runner
-    tracking = getattr(runner, "longrope_tracking", None)
-    if tracking is None:
-        return {}
-    return {"tiers in the runner": len(tracking.tier_of), "requests in the runner": len(runner.requests)}
+    if core.vllm_config.use_v2_model_runner:
+        return {"requests in the runner": len(runner.req_states.req_id_to_index)}
+    return {
+        "requests in the runner": len(runner.requests),
+        "tiers in the runner": len(runner.longrope_tracking.tier_of),
+    }
 
 
 if __name__ == "__main__":
