@@ -68,13 +68,16 @@ def _read_tiers(document: Any, geometry: Geometry) -> Factors:
     except FactorsError as error:
         raise CheckpointError(f"{error} (under {TIERS_KEY} in config.json)") from None
     first, last = factors.tiers[0], factors.tiers[-1]
+    short, long = longrope_rope(geometry, "short"), longrope_rope(geometry, "long")
     stated = {
         "rotary dimensions": (geometry.rotary_dim, factors.rotary_dim),
         "rope_theta": (geometry.base, factors.base),
         "original_max_position_embeddings": (geometry.trained_window, first.max_length),
         "max_position_embeddings": (geometry.max_positions, last.max_length),
-        "short_factor": (tuple(longrope_rope(geometry, "short").factors.tolist()), first.factors),
-        "long_factor": (tuple(longrope_rope(geometry, "long").factors.tolist()), last.factors),
+        "short_factor": (tuple(short.factors.tolist()), first.factors),
+        "long_factor": (tuple(long.factors.tolist()), last.factors),
+        "short_mscale": (short.attention_factor, first.attention_factor),
+        "long_mscale": (long.attention_factor, last.attention_factor),
     }
     for field, (block, ours) in stated.items():
         if block != ours:
@@ -132,12 +135,16 @@ def portable_fields(config: Config, factors: Factors) -> dict[str, Any]:
     partial = rope_parameters(text).get("partial_rotary_factor")
     if partial is not None:
         block["partial_rotary_factor"] = partial
-    fields = {
+    fields: dict[str, Any] = {
         **dict.fromkeys(spellings, block),
         "max_position_embeddings": long.max_length,
         "original_max_position_embeddings": short.max_length,
     }
-    return fields if _fits_block(factors) else {**fields, TIERS_KEY: document_from_factors(factors)}
+    if not _fits_block(factors):
+        fields[TIERS_KEY] = document_from_factors(factors)
+    elif TIERS_KEY in text:
+        fields[TIERS_KEY] = None  # laid over the config, it takes the tiers of an earlier apply back
+    return fields
 
 
 def _fits_block(factors: Factors) -> bool:
@@ -237,7 +244,10 @@ def lint(config: Config) -> list[str]:
 def _applied(config: dict[str, Any], factors: Factors) -> str:
     fields = portable_fields(config, factors)
     nested = isinstance(config.get("text_config"), dict)
-    applied = {**config, "text_config": {**config["text_config"], **fields}} if nested else {**config, **fields}
+    text = {**(config["text_config"] if nested else config), **fields}
+    if text.get(TIERS_KEY) is None:
+        text.pop(TIERS_KEY, None)
+    applied = {**config, "text_config": text} if nested else text
     return json.dumps(applied, indent=2, ensure_ascii=False) + "\n"
 
 

@@ -2,9 +2,9 @@
 
     longrope serve MODEL [--factors FILE | --tiers 32k:yarn,128k:yarn] [any option of vLLM's server]
 
-MODEL is a checkpoint directory or a model name. With --factors or --tiers the checkpoint is served with those tiers,
-its own rope in front, and stays as it is on disk; a checkpoint that has a longrope block needs neither. SIGTERM ends
-the server.
+MODEL is a checkpoint directory or a model name. With --factors or --tiers the checkpoint is served with those tiers, in
+front of them its own rope if they start above its length, and stays as it is on disk; a checkpoint that has a longrope
+block needs neither. SIGTERM ends the server.
 """
 
 import argparse

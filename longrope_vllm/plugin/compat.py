@@ -4,6 +4,8 @@ The range is stated once, as the ``gpu`` extra of the project; ``SUPPORTED`` rep
 test holds the two equal.
 """
 
+import inspect
+from collections.abc import Mapping
 from typing import Any
 
 from packaging.specifiers import SpecifierSet
@@ -35,6 +37,24 @@ def refusal(version: str) -> str:
         f"longrope-vllm serves longrope checkpoints on vLLM {SUPPORTED}, found {version}: install a vLLM in that range "
         "or a longrope-vllm that knows this one."
     )
+
+
+def check_own_rope(rope_type: str, rope: Mapping[str, Any]) -> None:
+    """Raise ``UnsupportedError`` when this vLLM ignores a field of a YaRN block and serves another rope than stated.
+
+    Versions before 0.32 do (seen in 0.25.1). Remove when the range begins with one that reads them.
+    """
+    if rope_type != "yarn":
+        return
+    from vllm.model_executor.layers.rotary_embedding.yarn_scaling_rope import YaRNScalingRotaryEmbedding
+
+    read = inspect.signature(YaRNScalingRotaryEmbedding.__init__).parameters
+    ignored = [name for name in ("attention_factor", "mscale", "mscale_all_dim") if name in rope and name not in read]
+    if ignored:
+        raise UnsupportedError(
+            f"Expected a vLLM that reads {', '.join(ignored)} of the checkpoint's yarn rope, found {vllm_version()}, "
+            "which does not: install a newer one."
+        )
 
 
 def install_refusal() -> None:

@@ -12,6 +12,7 @@ from importlib.metadata import version
 from typing import Any
 
 from longrope_vllm.errors import UnsupportedError
+from longrope_vllm.plugin.compat import check_own_rope
 from longrope_vllm.plugin.patching import wrap_once
 from longrope_vllm.plugin.policy import server_policy
 from longrope_vllm.plugin.rotary import forget_tables
@@ -40,11 +41,12 @@ def _with_longrope(original: Callable[..., None]) -> Callable[..., None]:
         if served.last == 0:
             return
         check_exact(self)
+        check_own_rope(served.source.rope_type, served.source.rope)
         policy = server_policy(self)
         if not getattr(self.scheduler_config, MARK, False):
             setattr(self.scheduler_config, MARK, True)
             logger.info("longrope: tiers in force: %s; policy: %s", served.describe(), policy)
-            _install_front_end()
+        _install_front_end()
 
     return post_init
 
@@ -59,6 +61,8 @@ def _install_front_end() -> None:
 
 def check_exact(vllm_config: Any) -> None:
     """Raise ``UnsupportedError`` for an option under which requests of different tiers would not stay exact."""
+    from vllm import envs
+
     model, parallel = vllm_config.model_config, vllm_config.parallel_config
     refused = {
         "a KV connector (--kv-transfer-config, --kv-offloading-size), which keeps a request's first keys": (
@@ -72,6 +76,7 @@ def check_exact(vllm_config: Any) -> None:
         "dual chunk attention (dual_chunk_attention_config), which has a rotation of its own": bool(
             getattr(model.hf_text_config, "dual_chunk_attention_config", None)
         ),
+        "the Rust front end (VLLM_USE_RUST_FRONTEND), which loads no plugin": bool(envs.VLLM_USE_RUST_FRONTEND),
         "an encoder-decoder model": bool(getattr(model, "is_encoder_decoder", False)),
         "position-dependent query scaling (llama_4_scaling), which would read rows for positions": bool(
             getattr(model.hf_text_config, "llama_4_scaling", None)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from longrope_vllm.errors import RequestError
 from longrope_vllm.lengths import format_length
 from longrope_vllm.plugin.output_processor import answered
 from longrope_vllm.plugin.patching import wrap_once
@@ -32,6 +33,8 @@ def install(served: ServedTiers, policy: Policy, names: Sequence[str]) -> None:
     aliases = tier_aliases(served, names)
     for request in (chat.ChatCompletionRequest, completion.CompletionRequest, responses.ResponsesRequest):
         wrap_once(request, "to_sampling_params", lambda original: _asking(original, served, policy, aliases))
+    for request in (chat.ChatCompletionRequest, completion.CompletionRequest):
+        wrap_once(request, "to_beam_search_params", lambda original: _refusing_fields(original, policy, aliases))
     for response in (chat.ChatCompletionResponse, completion.CompletionResponse, responses.ResponsesResponse):
         wrap_once(response, "__init__", _telling)
     for chunk in (chat.ChatCompletionStreamResponse, completion.CompletionStreamResponse):
@@ -50,16 +53,37 @@ def _asking(
 ) -> Callable[..., Any]:
     def to_sampling_params(self: Any, *args: Any, **kwargs: Any) -> Any:
         params = original(self, *args, **kwargs)
-        own = self.model_extra or {}
-        fields = {name: own[name] for name in (TIER_FIELD, POLICY_FIELD) if own.get(name) is not None}
-        if self.model in aliases:
-            fields.setdefault(TIER_FIELD, aliases[self.model])
-        fields = {**(params.extra_args or {}), **fields}
+        fields = {**(params.extra_args or {}), **_asked(self, aliases)}
         named_tier(served, policy, fields)  # refused here, a stream has not begun
         params.extra_args = {**fields, MAX_TOKENS_FIELD: _sent_limit(self)}
         return params
 
     return to_sampling_params
+
+
+def _refusing_fields(original: Callable[..., Any], policy: Policy, aliases: dict[str, int]) -> Callable[..., Any]:
+    """Beam search makes its own sampling parameters, which carry no field: what cannot be kept is not accepted."""
+
+    def to_beam_search_params(self: Any, *args: Any, **kwargs: Any) -> Any:
+        asked = _asked(self, aliases)
+        if asked or policy == "explicit":
+            found = ", ".join(asked) or "a server whose requests name their tier"
+            raise RequestError(
+                f"Expected a beam search to start in the tier of its prompt, which is all it can, found {found}: leave "
+                "that out, or do not use beam search."
+            )
+        return original(self, *args, **kwargs)
+
+    return to_beam_search_params
+
+
+def _asked(request: Any, aliases: dict[str, int]) -> dict[str, Any]:
+    """What ``request`` itself says about its tier, in fields or by the name of the model."""
+    own = request.model_extra or {}
+    fields = {name: own[name] for name in (TIER_FIELD, POLICY_FIELD) if own.get(name) is not None}
+    if request.model in aliases:
+        fields.setdefault(TIER_FIELD, aliases[request.model])
+    return fields
 
 
 def _sent_limit(request: Any) -> int:

@@ -33,7 +33,8 @@ def _decide(processor: Any, request: Any, max_tokens: int | None) -> None:
     """Write the start length into the request, whose sampling parameters are its own copy by now."""
     longest = processor.vllm_config.model_config.max_model_len
     tokens = request.prompt_token_ids if request.prompt_embeds is None else request.prompt_embeds
-    fields = request.sampling_params.extra_args or {}
+    sent = request.sampling_params.extra_args or {}
+    fields = {name: value for name, value in sent.items() if name != START_FIELD}  # ours alone, no client's
     start = start_length(
         _tiers(processor, longest),
         server_policy(processor.vllm_config),
@@ -42,7 +43,8 @@ def _decide(processor: Any, request: Any, max_tokens: int | None) -> None:
         max_tokens=_sent_max_tokens(fields, max_tokens, longest - len(tokens)),
     )
     if start > len(tokens):
-        request.sampling_params.extra_args = {**fields, START_FIELD: start}
+        fields[START_FIELD] = start
+    request.sampling_params.extra_args = fields or None
 
 
 def _tiers(processor: Any, longest: int) -> ServedTiers:
@@ -57,6 +59,7 @@ def _tiers(processor: Any, longest: int) -> ServedTiers:
 
 def _sent_max_tokens(fields: dict[str, Any], max_tokens: int | None, room: int) -> int | None:
     """``max_tokens`` if its client sent it: servers fill in all the room there is when it did not."""
-    if MAX_TOKENS_FIELD in fields:
-        return int(fields[MAX_TOKENS_FIELD]) or None
+    known = fields.get(MAX_TOKENS_FIELD)
+    if isinstance(known, int):
+        return known or None
     return None if max_tokens is None or max_tokens >= room else max_tokens

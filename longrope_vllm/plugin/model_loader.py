@@ -15,10 +15,12 @@ from longrope_vllm.plugin.tiers import ServedTiers, serves_tiers
 
 
 def install() -> None:
-    """Wrap the method that every loader of vLLM inherits."""
-    from vllm.model_executor.model_loader.base_loader import BaseModelLoader
+    """Wrap the method of vLLM's base loader, and of the loaders that have one of their own."""
+    from vllm.model_executor.model_loader import _LOAD_FORMAT_TO_MODEL_LOADER, BaseModelLoader
 
-    wrap_once(BaseModelLoader, "load_model", _checking)
+    for loader in {BaseModelLoader, *_LOAD_FORMAT_TO_MODEL_LOADER.values()}:
+        if "load_model" in vars(loader):
+            wrap_once(loader, "load_model", _checking)
 
 
 def check_took_tiers(model: nn.Module) -> None:

@@ -19,7 +19,7 @@ from longrope_vllm.errors import UnsupportedError
 from longrope_vllm.factors import Tier
 from longrope_vllm.plugin import compat
 from longrope_vllm.plugin.tiers import ServedTiers
-from longrope_vllm.rope import cos_sin_rows, own_rope, rescaled_inverse_frequencies
+from longrope_vllm.rope import cos_sin_rows, own_length, own_rope, rescaled_inverse_frequencies
 
 
 class TieredRotaryEmbedding(RotaryEmbedding):  # type: ignore[misc]
@@ -67,7 +67,7 @@ class TieredRotaryEmbedding(RotaryEmbedding):  # type: ignore[misc]
         is_own = self.served.is_own(tier)  # start tokens are as the others then
         if tier.is_plain and (is_own or not tier.start_tokens):
             return self._stock_rows(length)
-        if is_own:
+        if is_own and self._is_tabulated(tier):
             return self._own_rows(tier.max_length, length)
         source = self.served.source
         own = own_rope(source)
@@ -79,6 +79,11 @@ class TieredRotaryEmbedding(RotaryEmbedding):  # type: ignore[misc]
             start_frequencies=rescaled_inverse_frequencies(source.rotary_dim, source.base, own.factors),
             start_attention_factor=own.attention_factor,
         )
+
+    def _is_tabulated(self, tier: Tier) -> bool:
+        """True when vLLM's own table of the source rope reaches as far as ``tier``; that of llama3 reaches anywhere."""
+        source = self.served.source
+        return source.rope_type == "llama3" or tier.max_length <= own_length(source)
 
     def _own_rows(self, served: int, length: int) -> Tensor:
         """The scaled rope that the checkpoint was trained with, exactly as vLLM tabulates it without the plugin.
@@ -100,7 +105,6 @@ class TieredRotaryEmbedding(RotaryEmbedding):  # type: ignore[misc]
         )
         _forget(lambda table: table is stock)
         rows: Tensor = stock.cos_sin_cache[:served]
-        assert rows.shape[0] == served, "no tier of the checkpoint's own rope is longer than that rope"
         return torch.cat([rows, rows[-1:].expand(length - served, -1)])
 
     def _stock_rows(self, length: int) -> Tensor:

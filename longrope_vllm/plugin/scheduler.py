@@ -97,8 +97,8 @@ class TieredScheduling:
         request.longrope_reprefilled_tokens += request.num_computed_tokens
         self._preempt_request(request, time.monotonic())
         self._raise_tier(request)
-        # As in vLLM's own forced preemption: a runner gets the tokens of a resumed request only if it did not run in the
-        # step before.
+        # As in vLLM's own forced preemption: a runner gets the tokens of a resumed request only if it did not run in
+        # the step before.
         self.prev_step_scheduled_req_ids.discard(request.request_id)  # type: ignore[attr-defined]
 
     def _raise_tier(self, request: Any) -> None:

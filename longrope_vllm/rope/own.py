@@ -48,10 +48,11 @@ def own_rope(geometry: Geometry, length: int | None = None) -> Baseline:
 
 
 def own_length(geometry: Geometry) -> int:
-    """Tokens that the checkpoint's own rope is meant for, as vLLM derives its default length.
+    """Tokens that the checkpoint's own rope is meant for.
 
-    ``linear`` declares the length before scaling; ``yarn`` the one it was stretched from; ``dynamic`` is unscaled up
-    to its trained window, which is where its tiers begin.
+    ``linear`` and ``yarn``: the trained window times their factor, whatever length is declared beside them (vLLM
+    multiplies it for the first and, from 0.32 on, takes it as it is for the second). ``dynamic`` is unscaled up to its
+    trained window, which is where its tiers begin.
     """
     if geometry.rope_type in ("linear", "yarn"):
         return int(geometry.trained_window * required_number("factor", geometry.rope))

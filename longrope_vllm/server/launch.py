@@ -146,9 +146,10 @@ def banner(arguments: argparse.Namespace, config: Config) -> str:
     name = (arguments.served_model_name or [arguments.model])[0]
     text = config.get("text_config") if isinstance(config.get("text_config"), dict) else config
     assert text is not None
-    length = arguments.max_model_len or text["max_position_embeddings"]
+    declared = text.get("max_position_embeddings", 0)  # a model without rope need not state one
+    length = arguments.max_model_len or declared
     fitted = length < 0  # --max-model-len -1: vLLM may shorten it to the memory
-    served = ServedTiers.from_config(dict(config), text["max_position_embeddings"] if fitted else length)
+    served = ServedTiers.from_config(dict(config), declared if fitted else length)
     tiers = served.describe() if served else "none: this checkpoint has no longrope block and is served unchanged"
     note = " (less if memory is short)" if fitted else ""
     lines = [

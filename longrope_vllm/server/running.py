@@ -76,7 +76,7 @@ def _wait(
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """SIGTERM to the server alone, then, if anything of it is left, SIGKILL to its whole group."""
+    """SIGTERM to the server alone, then, if it does not end by that, SIGKILL to its whole group."""
     process.terminate()
     try:
         process.wait(_STOP_LIMIT)

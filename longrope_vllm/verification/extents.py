@@ -48,5 +48,9 @@ def extents(max_lengths: Sequence[int], limit: int) -> tuple[Extent, ...]:
 
 
 def boundaries(tiers: Sequence[Extent]) -> tuple[Boundary, ...]:
-    """Between each two tiers that can be tested."""
-    return tuple(Boundary(shorter=shorter, longer=longer) for shorter, longer in pairwise(tiers))
+    """Between each two tiers that can be tested and follow each other."""
+    return tuple(
+        Boundary(shorter=shorter, longer=longer)
+        for shorter, longer in pairwise(tiers)
+        if longer.lower == shorter.max_length
+    )

@@ -143,6 +143,7 @@ async def _compare(
 ) -> None:
     assert first.examined is not None
     async with Server(url, model=access.model, api_key=access.api_key) as server:
+        await server.tiers()  # and with them the policy, which decides how it has to be asked
         await compare_with(server, first.examined, asked, name=name, compared=described, record=record)
 
 

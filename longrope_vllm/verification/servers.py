@@ -53,7 +53,11 @@ class Deployment:
         return Start(
             module="vllm.entrypoints.openai.api_server",
             options=("--model", self.model, *OURS, *self.options, *length),
-            environment=(("VLLM_PLUGINS", ",".join(sorted(_other_plugins()))),),
+            environment=(
+                ("VLLM_PLUGINS", ",".join(sorted(_other_plugins()))),
+                # A YaRN checkpoint may declare the length it was stretched from; its table reaches this one.
+                ("VLLM_ALLOW_LONG_MAX_MODEL_LEN", "1"),
+            ),
             described=f"the unmodified model, in stock vLLM up to {shortest:,} tokens",
         )
 

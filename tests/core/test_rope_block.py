@@ -311,12 +311,14 @@ def test_two_plain_tiers_need_no_key_of_our_own(tmp_path: Path) -> None:
     assert TIERS_KEY not in read_config(tmp_path)
 
 
-@pytest.mark.parametrize("field", ["max_position_embeddings", "original_max_position_embeddings", "long_factor"])
+@pytest.mark.parametrize(
+    "field", ["max_position_embeddings", "original_max_position_embeddings", "long_factor", "long_mscale"]
+)
 def test_a_block_edited_apart_from_our_key_is_refused_by_field(field: str, tmp_path: Path) -> None:
     write_rope(checkpoint(tmp_path, NEW), with_three_tiers(factors_for(NEW)))
     config = read_config(tmp_path)
-    if field == "long_factor":
-        config["rope_parameters"][field] = [2.0] * 8
+    if field.startswith("long_"):
+        config["rope_parameters"][field] = [2.0] * 8 if field == "long_factor" else 9.0
     else:
         config[field] = config[field] // 2
         if field == "original_max_position_embeddings":
@@ -332,10 +334,19 @@ def test_a_broken_key_of_our_own_is_named() -> None:
         read_rope_block(config)
 
 
-def test_factors_of_the_same_model_can_be_put_over_applied_ones() -> None:
+def test_factors_of_the_same_model_can_be_put_over_applied_ones(tmp_path: Path) -> None:
     factors = with_three_tiers(factors_for(NEW))
     config = {**NEW, **portable_fields(NEW, factors)}
     assert portable_fields(config, factors)[TIERS_KEY] == config[TIERS_KEY]
+    two = factors_for(NEW)
+    replaced = read_rope_block({**config, **portable_fields(config, two)})  # as a server lays them over the config
+    assert replaced is not None
+    assert replaced.tiers == two.tiers
+    write_rope(checkpoint(tmp_path, config), two)  # a checkpoint that came with tiers, without a backup
+    assert TIERS_KEY not in read_config(tmp_path)
+    again = read_rope_block(read_config(tmp_path))
+    assert again is not None
+    assert again.tiers == two.tiers
     with pytest.raises(FactorsError, match="another model"):
         portable_fields(config, of_another_model(factors))
 

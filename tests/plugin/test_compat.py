@@ -10,6 +10,7 @@ import pytest
 
 pytest.importorskip("vllm", reason="these tests look at the installed vLLM")
 
+from longrope_vllm.errors import UnsupportedError
 from longrope_vllm.plugin import compat
 from tiny_models import LONG, WINDOW, stretched, tiny_llama
 
@@ -109,3 +110,15 @@ def test_an_unsupported_vllm_serves_other_models_and_refuses_longrope() -> None:
     answer = in_a_fresh_process(UNSUPPORTED, plugins="")
     assert answer.startswith("UnsupportedError longrope-vllm serves longrope checkpoints on vLLM")
     assert "found 0.99.0" in answer
+
+
+def test_a_yarn_block_that_vllm_would_read_otherwise_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    from vllm.model_executor.layers.rotary_embedding.yarn_scaling_rope import YaRNScalingRotaryEmbedding
+
+    block = {"factor": 4.0, "attention_factor": 1.0}
+    compat.check_own_rope("yarn", block)  # this vLLM reads it
+    monkeypatch.setattr(YaRNScalingRotaryEmbedding, "__init__", lambda self, head_size, attn_factor: None)
+    compat.check_own_rope("yarn", {"factor": 4.0})
+    compat.check_own_rope("linear", block)
+    with pytest.raises(UnsupportedError, match="reads attention_factor of the checkpoint's yarn rope"):
+        compat.check_own_rope("yarn", block)

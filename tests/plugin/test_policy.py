@@ -7,8 +7,8 @@ import pytest
 
 from longrope_vllm.errors import RequestError, UnsupportedError
 from longrope_vllm.factors import Factors, Origin, Tier
-from longrope_vllm.plugin.input_processor import _sent_max_tokens
-from longrope_vllm.plugin.policy import MAX_TOKENS_FIELD, POLICIES, Policy, server_policy, start_length
+from longrope_vllm.plugin.input_processor import _decide, _sent_max_tokens
+from longrope_vllm.plugin.policy import MAX_TOKENS_FIELD, POLICIES, START_FIELD, Policy, server_policy, start_length
 from longrope_vllm.plugin.tiers import ServedTiers
 
 SERVED = ServedTiers.from_factors(
@@ -104,3 +104,18 @@ def test_the_policy_of_a_server_is_read_from_its_additional_config() -> None:
 def test_other_settings_are_refused(settings: Any) -> None:
     with pytest.raises(UnsupportedError, match="additional_config, found"):
         server_policy(configured({"longrope": settings}))
+
+
+@pytest.mark.parametrize("forged", [4096, "4096", ["x"], -5, None])
+@pytest.mark.parametrize(("asked", "start"), [({}, None), ({"longrope_tier": 1024}, 1024)])
+def test_where_a_request_starts_is_never_what_a_client_wrote_into_our_own_field(
+    forged: Any, asked: dict[str, Any], start: int | None
+) -> None:
+    processor = SimpleNamespace(
+        vllm_config=SimpleNamespace(model_config=SimpleNamespace(max_model_len=4096), additional_config={}),
+        longrope_tiers=SERVED,
+    )
+    params = SimpleNamespace(extra_args={START_FIELD: forged, "another": 1, **asked})
+    request = SimpleNamespace(prompt_token_ids=[1] * 10, prompt_embeds=None, sampling_params=params)
+    _decide(processor, request, 16)
+    assert params.extra_args == {"another": 1, **asked, **({} if start is None else {START_FIELD: start})}

@@ -134,6 +134,14 @@ def test_the_model_may_stand_after_options_as_in_vllm(checkpoint: Path) -> None:
     assert "no longrope block and is served unchanged" in banner
 
 
+def test_a_model_without_rope_is_served_unchanged(tmp_path: Path) -> None:
+    pytest.importorskip("vllm", reason="the options are vLLM's")
+    config = {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "n_positions": 64, "n_embd": 32, "n_head": 2}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    _, banner = prepare(ChosenFactors(), [str(tmp_path)])
+    assert "no longrope block and is served unchanged" in banner
+
+
 def test_no_model_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("vllm", reason="the options are vLLM's")
     assert main(["serve", "--port", "8001"]) == 2

@@ -166,6 +166,20 @@ def test_a_request_for_a_tier_that_is_not_there_is_refused_with_those_that_are(
     assert "1024 (1k), found '2k'" in message or "prompt+max_tokens, explicit, found 'always'" in message
 
 
+@pytest.mark.parametrize("forged", [LONG, "x", ["x"]])
+def test_no_client_reaches_past_the_fields(forged: Any, server: tuple[str, Path]) -> None:
+    told = complete(server[0], "a" * 20, vllm_xargs={"longrope_start": forged})["longrope"]
+    assert told["tier"] == 0
+
+
+def test_a_beam_search_that_names_a_tier_is_refused(server: tuple[str, Path]) -> None:
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        complete(server[0], "a" * 20, longrope_tier="1k", use_beam_search=True, n=2)
+    with caught.value as error:
+        assert error.code == 400
+        assert "beam search" in json.load(error)["error"]["message"]
+
+
 def test_an_omitted_limit_never_forces_the_long_tier(server: tuple[str, Path]) -> None:
     # vLLM fills in all that is left of the window for chat, and its default for completions.
     fields = {"longrope_policy": "prompt+max_tokens", "ignore_eos": False, "stop": ["a", "b", "c", "d"]}

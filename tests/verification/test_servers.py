@@ -49,7 +49,7 @@ def test_the_own_rope_of_a_model_is_served_by_stock_vllm(monkeypatch: pytest.Mon
     assert start.module == "vllm.entrypoints.openai.api_server"
     assert "--factors" not in start.options
     assert value(start.options, "--max-model-len") == "256"
-    assert dict(start.environment) == {"VLLM_PLUGINS": "of_a_platform"}
+    assert dict(start.environment) == {"VLLM_PLUGINS": "of_a_platform", "VLLM_ALLOW_LONG_MAX_MODEL_LEN": "1"}
 
 
 def test_another_shortest_tier_is_served_alone_by_the_plugin() -> None:
