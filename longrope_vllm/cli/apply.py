@@ -11,7 +11,8 @@ from longrope_vllm.chosen_factors import ChosenFactors, add_factor_options
 from longrope_vllm.errors import LongRopeError
 from longrope_vllm.geometry import read_config
 from longrope_vllm.lengths import format_length
-from longrope_vllm.rope_block import BACKUP_NAME, config_before, lint, read_rope_block, undo_rope, write_rope
+from longrope_vllm.rope_block import BACKUP_NAME, config_before, read_rope_block, undo_rope, write_rope
+from longrope_vllm.rope_lint import lint
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

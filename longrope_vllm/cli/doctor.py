@@ -16,7 +16,7 @@ from longrope_vllm.engine_views import EngineView, engine_views, served_tiers
 from longrope_vllm.factors import Tier
 from longrope_vllm.geometry import read_config
 from longrope_vllm.installation import Check, Status, check_installation
-from longrope_vllm.rope_block import lint
+from longrope_vllm.rope_lint import lint
 
 MARKS: dict[Status, tuple[str, str]] = {
     "ok": ("ok", "green"),

@@ -20,7 +20,8 @@ from longrope_vllm.factors import Factors, Origin, Tier, own_tier
 from longrope_vllm.geometry import Config, Geometry, read_config
 from longrope_vllm.lengths import format_length, parse_length
 from longrope_vllm.rope import critical_pair, inverse_frequencies, rescaled_inverse_frequencies, wavelengths
-from longrope_vllm.rope_block import check_fits, lint, read_rope_block
+from longrope_vllm.rope_block import check_fits, read_rope_block
+from longrope_vllm.rope_lint import lint
 
 ROWS = 16
 """Wavelengths shown for a wide head; narrow heads show every pair."""

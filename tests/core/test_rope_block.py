@@ -16,7 +16,8 @@ from longrope_vllm import Factors, Geometry, Origin, Tier, read_rope_block, undo
 from longrope_vllm.errors import CheckpointError, FactorsError
 from longrope_vllm.geometry import read_config, rope_parameters
 from longrope_vllm.rope import longrope_attention_factor, rescaled_inverse_frequencies
-from longrope_vllm.rope_block import BACKUP_NAME, TIERS_KEY, lint, portable_fields
+from longrope_vllm.rope_block import BACKUP_NAME, TIERS_KEY, portable_fields
+from longrope_vllm.rope_lint import lint
 
 Config = dict[str, Any]
 

@@ -4,6 +4,7 @@ Oracles: transformers with the checkpoint as it is, one pass a request, for the 
 YaRN for everything, as static scaling does, for the long one; and vLLM's own tables, bit for bit.
 """
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -121,3 +122,35 @@ def test_the_rows_of_the_own_tier_are_vllms_to_the_last_bit(checkpoint: tuple[Pa
     assert done.returncode == 0, done.stderr[-2000:]
     equal, length, kind = done.stdout.strip().splitlines()[-1].split()
     assert (equal, int(length), kind) == ("True", own, "TieredRotaryEmbedding")
+
+
+LONGER = """
+import json, sys
+import torch
+from longrope_vllm.plugin import register
+register()
+from longrope_vllm.rope import cos_sin_rows, rescaled_inverse_frequencies
+from vllm.config import ModelConfig, VllmConfig, set_current_vllm_config
+from vllm.model_executor.layers.rotary_embedding import get_rope
+model = ModelConfig(sys.argv[1], hf_overrides=json.loads(sys.argv[2]), skip_tokenizer_init=True, dtype="float32")
+with set_current_vllm_config(VllmConfig(model_config=model)):
+    rope = model.hf_text_config.rope_parameters
+    ours = get_rope(32, model.max_model_len, rope_parameters=rope, dtype=torch.float32)
+tier = ours.served.tiers[-1]
+expected = cos_sin_rows(rescaled_inverse_frequencies(32, 1e4, tier.factors), tier.max_length)
+print(torch.equal(ours.cos_sin_cache[: tier.max_length], expected), ours.served.is_own(tier), tier.max_length)
+"""
+
+
+def test_a_tier_like_the_own_rope_but_longer_than_vllms_table_has_exact_rows(tmp_path: Path) -> None:
+    pytest.importorskip("vllm", reason="the tables are vLLM's")
+    folder = tiny_llama(tmp_path, rope={"rope_type": "linear", "factor": 2.0, "rope_theta": 10_000.0})
+    config = read_config(folder)
+    factors = Factors.from_baselines([(2 * WINDOW, "own"), (LONGEST, "none")], Geometry.from_config(config))
+    longer = dataclasses.replace(factors.tiers[0], max_length=LONGEST)
+    fields = portable_fields(config, dataclasses.replace(factors, tiers=(factors.tiers[0], longer)))
+    done = subprocess.run(
+        [sys.executable, "-c", LONGER, str(folder), json.dumps(fields)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.strip().splitlines()[-1].split() == ["True", "True", str(LONGEST)]
