@@ -43,11 +43,19 @@ def running(
     """
     port = _free_port()
     command = [sys.executable, "-m", module, *options, "--host", "127.0.0.1", "--port", str(port)]
+    # A signal between the fork and the assignment would leave a server that nobody knows: it waits until we do.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command, env={**os.environ, **environment}, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+            command,
+            env={**os.environ, **environment},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=lambda: signal.pthread_sigmask(signal.SIG_SETMASK, before),
         )
     try:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         url = f"http://127.0.0.1:{port}"
         _wait(process, url, log, within=within, waiting=waiting)
         yield RunningServer(url=url, process=process)
