@@ -12,6 +12,7 @@ from torch import nn
 
 from longrope_vllm.errors import UnsupportedError
 from longrope_vllm.factors import Factors, Origin, Tier
+from longrope_vllm.plugin import model_loader
 from longrope_vllm.plugin.engine_config import check_exact
 from longrope_vllm.plugin.model_loader import check_took_tiers
 from longrope_vllm.plugin.row_shift import tiers_of
@@ -60,6 +61,21 @@ def test_an_ordinary_engine_is_served() -> None:
 def test_what_would_not_stay_exact_is_refused_by_name(changes: dict[str, Any], named: str) -> None:
     with pytest.raises(UnsupportedError, match=named):
         check_exact(engine(**changes))
+
+
+def test_a_front_end_that_loads_no_plugin_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_USE_RUST_FRONTEND", "1")
+    with pytest.raises(UnsupportedError, match="VLLM_USE_RUST_FRONTEND"):
+        check_exact(engine())
+
+
+def test_every_loader_of_vllm_is_checked() -> None:
+    from vllm.model_executor.model_loader import _LOAD_FORMAT_TO_MODEL_LOADER
+
+    model_loader.install()
+    loaders = set(_LOAD_FORMAT_TO_MODEL_LOADER.values())
+    assert len([loader for loader in loaders if "load_model" in vars(loader)]) >= 1  # some have a method of their own
+    assert all(loader.load_model.longrope_wrapped for loader in loaders)
 
 
 def test_the_fields_that_are_looked_at_exist_in_this_vllm() -> None:

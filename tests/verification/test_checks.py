@@ -217,3 +217,10 @@ def test_the_longest_prompt_allowed_decides_which_tiers_are_tested(limit: int, t
     found = extents(TIERS, limit)
     assert [tier.top for tier in found] == tops
     assert len(boundaries(found)) == tested - 1
+
+
+def test_tiers_around_one_too_narrow_to_be_tested_are_no_boundary() -> None:
+    narrow = 200 + ROOM - 1
+    found = extents((200, narrow, 600), 600)
+    assert [tier.max_length for tier in found] == [200, 600]
+    assert boundaries(found) == ()

@@ -94,6 +94,12 @@ def test_requests_name_the_tier_of_their_prompt_where_the_server_wants_a_name() 
     assert {body["longrope_tier"] for body in bodies} == {200, 400}
 
 
+def test_a_second_server_is_asked_by_its_own_policy() -> None:
+    with site(FakeServer(200, 400)) as place, site(FakeServer(200, 400), policy="explicit") as reference:
+        assert main(["verify", place.url, "--reference", reference.url]) == 0
+        assert {body["longrope_tier"] for body in reference.bodies} == {200}
+
+
 def test_a_request_that_is_refused_fails_its_check_with_the_words_of_the_server(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
