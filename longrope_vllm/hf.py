@@ -15,33 +15,38 @@ from torch import Tensor, nn
 
 from longrope_vllm.errors import CheckpointError, FactorsError
 from longrope_vllm.factors import Factors, Tier
-from longrope_vllm.rope.frequencies import rescaled_inverse_frequencies
-from longrope_vllm.rope.own import own_rope
-from longrope_vllm.rope.tables import cos_sin_rows
+from longrope_vllm.rope import RopeTable
 from longrope_vllm.rope_block import check_fits
+from longrope_vllm.tier_table import tier_table
 
 
 class FixedRotaryEmbedding(nn.Module):
-    """Stands in for a transformers rotary embedding: cos and sin by position from one float64-exact table."""
+    """Stands in for a transformers rotary embedding: cos and sin by position, from the table that is served."""
 
     rows: Tensor
+    turns: Tensor
+    steps: Tensor
 
-    def __init__(self, rows: Tensor) -> None:
-        """``rows`` [N, 2 P] of ``[cos | sin]``, float32."""
+    def __init__(self, table: RopeTable, length: int) -> None:
+        """``table`` of one tier, of which positions below ``length`` may be asked."""
         super().__init__()
-        self.register_buffer("rows", rows, persistent=False)
+        self.length = length
+        self.register_buffer("rows", table.rows, persistent=False)
+        self.register_buffer("turns", table.turns, persistent=False)
+        self.register_buffer("steps", table.steps, persistent=False)
 
     def forward(self, x: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
         """cos and sin of shape [batch, T, 2 P] (each half repeated), in the dtype of ``x``.
 
         Raises ``FactorsError`` for a position past the table instead of rotating it wrongly.
         """
-        if int(position_ids.max()) >= self.rows.shape[0]:
+        if int(position_ids.max()) >= self.length:
             raise FactorsError(
-                f"Expected positions below {self.rows.shape[0]}, found {int(position_ids.max())}: put factors in with "
-                "a longer tier."
+                f"Expected positions below {self.length}, found {int(position_ids.max())}: put factors in with a "
+                "longer tier."
             )
-        cos, sin = self.rows[position_ids].to(x.dtype).chunk(2, dim=-1)  # each [batch, T, P]
+        table = RopeTable(rows=self.rows, turns=self.turns, steps=self.steps)
+        cos, sin = table.read(position_ids).to(x.dtype).chunk(2, dim=-1)  # each [batch, T, P]
         return cos.repeat(1, 1, 2), sin.repeat(1, 1, 2)
 
 
@@ -79,17 +84,9 @@ def put_tier(model: nn.Module, factors: Factors, tier: Tier) -> Replaced:
         raise CheckpointError(f"Expected a rotary embedding in {type(model).__name__}, found none.")
     for _, _, rotary in found:
         _check_layout(rotary)
-    own = own_rope(factors.geometry)
-    rows = cos_sin_rows(
-        rescaled_inverse_frequencies(factors.rotary_dim, factors.base, tier.factors),
-        tier.max_length,
-        attention_factor=tier.attention_factor,
-        start_tokens=tier.start_tokens,
-        start_frequencies=rescaled_inverse_frequencies(factors.rotary_dim, factors.base, own.factors),
-        start_attention_factor=own.attention_factor,
-    )
+    table = tier_table(factors.geometry, tier)
     for parent, name, child in found:
-        setattr(parent, name, FixedRotaryEmbedding(rows).to(child.inv_freq.device))
+        setattr(parent, name, FixedRotaryEmbedding(table, tier.max_length).to(child.inv_freq.device))
     return found
 
 

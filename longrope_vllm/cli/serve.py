@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from longrope_vllm.chosen_factors import ChosenFactors, add_factor_options
 from longrope_vllm.plugin.policy import POLICIES
+from longrope_vllm.tier_table import ANGLES
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,6 +25,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=POLICIES,
         help="where a request starts: the tier of its prompt (default), of prompt and max_tokens, or the one it names",
     )
+    parser.add_argument(
+        "--angles",
+        choices=ANGLES,
+        help="of rescaled tiers: exact (default), or match-hf, rounded as transformers rounds them, for comparisons",
+    )
     parser.epilog = "Every other option is passed to vLLM's server, such as --port, --max-model-len, --api-key."
 
 
@@ -32,7 +38,8 @@ def run(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
     asked, options = parser.parse_known_args(arguments)
     from longrope_vllm.server.launch import prepare, serve
 
-    prepared, banner = prepare(ChosenFactors.from_arguments(asked), options, policy=asked.tier_policy)
+    settings = {"policy": asked.tier_policy, "angles": asked.angles}
+    prepared, banner = prepare(ChosenFactors.from_arguments(asked), options, settings=settings)
     print(banner, flush=True)
     serve(prepared)
     return 0

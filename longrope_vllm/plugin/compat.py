@@ -6,6 +6,7 @@ test holds the two equal.
 
 import inspect
 from collections.abc import Mapping
+from types import ModuleType
 from typing import Any
 
 from packaging.specifiers import SpecifierSet
@@ -57,12 +58,8 @@ def check_own_rope(rope_type: str, rope: Mapping[str, Any]) -> None:
         )
 
 
-def install_refusal() -> None:
+def refuse_longrope(rotary_embedding: ModuleType) -> None:
     """Make a longrope checkpoint fail with the sentence of ``refusal``; every other model is served as without us."""
-    try:
-        from vllm.model_executor.layers import rotary_embedding
-    except ImportError:
-        return  # a vLLM so different that it has no such class to replace
 
     def refuse(*args: Any, **kwargs: Any) -> None:
         raise UnsupportedError(refusal(vllm_version()))

@@ -12,7 +12,7 @@ from fastapi import APIRouter, FastAPI, HTTPException, Request
 
 from longrope_vllm.plugin import http_fields, metrics
 from longrope_vllm.plugin.output_processor import answered
-from longrope_vllm.plugin.policy import server_policy
+from longrope_vllm.plugin.settings import server_settings
 from longrope_vllm.plugin.tiers import ServedTiers
 
 router = APIRouter(prefix="/v1/longrope", tags=["longrope"])
@@ -34,7 +34,8 @@ class LongRopeEndpoint:
         served = _served(engine_client)
         if served is None or served.last == 0:
             return
-        http_fields.install(served, server_policy(engine_client.vllm_config), args.served_model_name or [args.model])
+        policy = server_settings(engine_client.vllm_config).policy
+        http_fields.install(served, policy, args.served_model_name or [args.model])
         metrics.announce([tier.max_length for tier in served.tiers])
 
 
@@ -44,13 +45,13 @@ def _served(engine: Any) -> ServedTiers | None:
 
 @router.get("")
 async def tiers(request: Request) -> dict[str, Any]:
-    """Policy and tiers in force, shortest first; an empty list for a model without a longrope block."""
+    """Settings and tiers in force, shortest first; an empty list for a model without a longrope block."""
     engine = request.app.state.longrope_engine
     served = _served(engine)
     if served is None:
         return {"tiers": []}
     return {
-        "policy": server_policy(engine.vllm_config),
+        **asdict(server_settings(engine.vllm_config)),
         "tiers": [
             {
                 "max_length": tier.max_length,

@@ -14,8 +14,7 @@ from typing import Any
 from longrope_vllm.errors import UnsupportedError
 from longrope_vllm.plugin.compat import check_own_rope
 from longrope_vllm.plugin.patching import wrap_once
-from longrope_vllm.plugin.policy import server_policy
-from longrope_vllm.plugin.rotary import forget_tables
+from longrope_vllm.plugin.settings import server_settings
 from longrope_vllm.plugin.tiers import MARK, ServedTiers
 
 logger = logging.getLogger("vllm.longrope")
@@ -36,16 +35,15 @@ def _with_longrope(original: Callable[..., None]) -> Callable[..., None]:
         served = ServedTiers.from_vllm_config(self)
         if served is None:
             return
-        forget_tables()
         _fingerprint(self, served)
+        settings = server_settings(self)
         if served.last == 0:
             return
         check_exact(self)
         check_own_rope(served.source.rope_type, served.source.rope)
-        policy = server_policy(self)
         if not getattr(self.scheduler_config, MARK, False):
             setattr(self.scheduler_config, MARK, True)
-            logger.info("longrope: tiers in force: %s; policy: %s", served.describe(), policy)
+            logger.info("longrope: tiers in force: %s; policy: %s", served.describe(), settings.policy)
         _install_front_end()
 
     return post_init

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 from longrope_vllm.plugin.patching import wrap_once
-from longrope_vllm.plugin.policy import MAX_TOKENS_FIELD, START_FIELD, server_policy, start_length
+from longrope_vllm.plugin.policy import MAX_TOKENS_FIELD, START_FIELD, start_length
+from longrope_vllm.plugin.settings import server_settings
 from longrope_vllm.plugin.tiers import ServedTiers, serves_tiers
 
 
@@ -37,7 +38,7 @@ def _decide(processor: Any, request: Any, max_tokens: int | None) -> None:
     fields = {name: value for name, value in sent.items() if name != START_FIELD}  # ours alone, no client's
     start = start_length(
         _tiers(processor, longest),
-        server_policy(processor.vllm_config),
+        server_settings(processor.vllm_config).policy,
         fields=fields,
         prompt=len(tokens),
         max_tokens=_sent_max_tokens(fields, max_tokens, longest - len(tokens)),

@@ -1,7 +1,8 @@
-"""Patch of ``BaseModelLoader.load_model``: a model that never took the tiers is refused.
+"""Patch of ``BaseModelLoader.load_model``: a loaded model gets its step rows; one that never took the tiers is refused.
 
 A model may turn its keys by code of its own, or by a class that a special attention asks for. The scheduler would then
-move requests between tiers that no layer knows: wrong in silence. Remove when vLLM tells which rope a model has built.
+move requests between tiers that no layer knows: wrong in silence. Remove when vLLM tells which rope a model has built,
+and passes inputs of ours to it.
 """
 
 from collections.abc import Callable
@@ -20,23 +21,46 @@ def install() -> None:
 
     for loader in {BaseModelLoader, *_LOAD_FORMAT_TO_MODEL_LOADER.values()}:
         if "load_model" in vars(loader):
-            wrap_once(loader, "load_model", _checking)
+            wrap_once(loader, "load_model", _with_rows)
 
 
-def check_took_tiers(model: nn.Module) -> None:
-    """Raise ``UnsupportedError`` when no layer of ``model`` has a table of tiers."""
-    if not any(isinstance(getattr(module, "served", None), ServedTiers) for module in model.modules()):
+def attach_rows(model: nn.Module, *, serves: bool) -> None:
+    """Give ``model`` the rows of its tiers. Raises ``UnsupportedError`` when it ``serves`` tiers and has no table."""
+    from longrope_vllm.plugin.step_rows import StepRows
+
+    if not StepRows.attach(model) and serves:
         raise UnsupportedError(
             f"Expected a longrope rotary embedding in {type(model).__name__}, found none: this model has a rotation of "
             "its own and cannot be served in tiers."
         )
 
 
-def _checking(original: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+def _with_rows(original: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
     def load_model(self: Any, vllm_config: Any, model_config: Any, *args: Any, **kwargs: Any) -> nn.Module:
+        if ServedTiers.from_vllm_config(vllm_config) is None:
+            return original(self, vllm_config, model_config, *args, **kwargs)
+        from longrope_vllm.plugin.rotary import forget_tables
+
+        is_draft = model_config.runner_type == "draft"
+        if not is_draft:
+            forget_tables()
         model = original(self, vllm_config, model_config, *args, **kwargs)
-        if serves_tiers(vllm_config) and model_config.runner_type != "draft":
-            check_took_tiers(model)
+        serves = serves_tiers(vllm_config) and not is_draft
+        attach_rows(model, serves=serves)
+        if serves:
+            _install_model_runner(vllm_config)
         return model
 
     return load_model
+
+
+def _install_model_runner(vllm_config: Any) -> None:
+    """Patch the model runner of this process: done here so that processes with other models never see it."""
+    if vllm_config.use_v2_model_runner:
+        from longrope_vllm.plugin import model_runner_v2
+
+        model_runner_v2.install()
+    else:
+        from longrope_vllm.plugin import model_runner_v1
+
+        model_runner_v1.install()

@@ -1,9 +1,8 @@
 """Patch of ``vllm.v1.worker.gpu_model_runner.GPUModelRunner`` (also the base of the CPU's V1 runner).
 
-Learns each request's tier in ``_update_states``, fills the per-token row offsets after ``_prepare_inputs`` (inside the
-runner's own synchronisation of reused host buffers) and shifts the model's positions in a forward pre-hook, which is
-in place before the first dummy run, so that captured graphs hold the addition. Installed by the first tiered rotary
-embedding. Remove when the V1 runner is gone, or passes per-request model inputs through.
+Learns each request's tier in ``_update_states`` and tells the model's ``StepRows`` the tier of every token after
+``_prepare_inputs`` (inside the runner's own synchronisation of reused host buffers). Installed when a model
+with tiers is loaded. Remove when the V1 runner is gone, or passes per-request model inputs through.
 """
 
 from collections.abc import Callable
@@ -11,24 +10,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from longrope_vllm.errors import UnsupportedError
 from longrope_vllm.plugin.patching import wrap_once
-from longrope_vllm.plugin.row_shift import RowShift, tiers_of
 from longrope_vllm.plugin.scheduler import RESUMED_TIERS, TIER
+from longrope_vllm.plugin.step_rows import steps_of
 from longrope_vllm.plugin.tiers import serves_tiers
 
 
 class TierTracking:
-    """What one V1 runner knows: the tier of each request it holds, and the shift of its model."""
+    """What one V1 runner knows: the tier of each request it holds, and the step rows of its model."""
 
     def __init__(self, runner: Any) -> None:
-        model = runner.get_model()
         self.tier_of: dict[str, int] = {}
-        self._offsets = runner._make_buffer(runner.max_num_tokens, dtype=torch.int64)  # pinned host and device
-        self.shift = RowShift(tiers_of(model, runner.max_model_len), self._offsets.gpu)
-        model.register_forward_pre_hook(self._shift_positions, with_kwargs=True)
+        self.steps = steps_of(runner.get_model(), runner.max_model_len)
+        self._host = runner._make_buffer(runner.max_num_tokens, dtype=torch.int64)  # pinned
 
     def learn(self, scheduler_output: Any) -> None:
         """Forget finished requests, note the tier of new and resumed ones."""
@@ -45,25 +41,21 @@ class TierTracking:
         self.tier_of.update(getattr(scheduler_output.scheduled_cached_reqs, RESUMED_TIERS, {}))
 
     def fill(self, request_ids: list[str], scheduled_tokens: np.ndarray) -> None:
-        """Row offset of every scheduled token, in the order of the batch. ``scheduled_tokens`` [requests]."""
-        offsets = [self.shift.served.row_offsets[self.tier_of[request_id]] for request_id in request_ids]
+        """Offset of every scheduled token, in the order of the batch. ``scheduled_tokens`` [requests]."""
+        offsets = [self.steps.served.row_offsets[self.tier_of[request_id]] for request_id in request_ids]
         per_token = np.repeat(offsets, scheduled_tokens)
         count = per_token.shape[0]
-        self._offsets.np[:count] = per_token
-        self._offsets.copy_to_gpu(count)
-
-    def _shift_positions(self, model: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        return args, {**kwargs, "positions": self.shift.rows(kwargs["positions"])}
+        self._host.np[:count] = per_token
+        self.steps.offsets[:count].copy_(self._host.cpu[:count], non_blocking=True)
 
 
 def install() -> None:
-    """Wrap the three methods; a runner that serves tiers gets its ``TierTracking`` at the first call of any of them.
+    """Wrap the two methods; a runner that serves tiers gets its ``TierTracking`` at the first call of either.
 
     The patch stays for the process; the runner of another model in it passes straight through.
     """
     from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
-    wrap_once(GPUModelRunner, "_dummy_run", _tracking_first)
     wrap_once(GPUModelRunner, "_update_states", _learning_tiers)
     wrap_once(GPUModelRunner, "_prepare_inputs", _filling_offsets)
 
@@ -73,15 +65,6 @@ def _tracking(runner: Any) -> TierTracking:
         runner.longrope_tracking = TierTracking(runner)
     tracking: TierTracking = runner.longrope_tracking
     return tracking
-
-
-def _tracking_first(original: Callable[..., Any]) -> Callable[..., Any]:
-    def dummy_run(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if serves_tiers(self.vllm_config):
-            _tracking(self)
-        return original(self, *args, **kwargs)
-
-    return dummy_run
 
 
 def _learning_tiers(original: Callable[..., Any]) -> Callable[..., Any]:

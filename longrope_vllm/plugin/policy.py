@@ -11,15 +11,12 @@ longest tier. ``explicit``: every request names its tier.
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
-from longrope_vllm.errors import LongRopeError, RequestError, UnsupportedError
+from longrope_vllm.errors import LongRopeError, RequestError
 from longrope_vllm.lengths import format_length, parse_length
 from longrope_vllm.plugin.tiers import ServedTiers
 
 Policy = Literal["prompt", "prompt+max_tokens", "explicit"]
 POLICIES: tuple[Policy, ...] = get_args(Policy)
-
-CONFIG = "longrope"
-"""Key of our settings in vLLM's ``additional_config``: ``{"longrope": {"policy": "prompt"}}``."""
 
 TIER_FIELD = "longrope_tier"
 """Request field: the tier to start in, by its length, as a number or like ``128k``."""
@@ -29,20 +26,6 @@ MAX_TOKENS_FIELD = "longrope_max_tokens"
 """Set by the HTTP routes: ``max_tokens`` as the client sent it, 0 when it sent none."""
 START_FIELD = "longrope_start"
 """What the engine reads: the request starts in the tier of a sequence of so many tokens."""
-
-
-def server_policy(vllm_config: Any) -> Policy:
-    """The policy in ``additional_config``, ``prompt`` by default. Raises ``UnsupportedError`` for anything unknown."""
-    additional = vllm_config.additional_config
-    settings = additional.get(CONFIG, {}) if isinstance(additional, Mapping) else {}
-    if not isinstance(settings, Mapping) or set(settings) - {"policy"}:
-        raise UnsupportedError(f'Expected {{"policy": ...}} as {CONFIG} in additional_config, found {settings!r}.')
-    policy: Policy = settings.get("policy", "prompt")
-    if policy not in POLICIES:
-        raise UnsupportedError(
-            f"Expected a policy out of {', '.join(POLICIES)} in additional_config, found {policy!r}."
-        )
-    return policy
 
 
 def start_length(

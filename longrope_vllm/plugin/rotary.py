@@ -1,8 +1,9 @@
-"""The rotary embedding of a longrope checkpoint: the rows of all tiers in one table, rotated by vLLM's own kernel.
+"""The rotary embedding of a longrope checkpoint: one table for all tiers, and the rows of the tokens of one step.
 
 Replaces ``Phi3LongRoPEScaledRotaryEmbedding`` under its own name, which ``get_rope`` looks up when it is called; that
-class chooses one factor list for the whole server, rounds in bf16 and runs unfused. Here the position that arrives is
-already a row of the table (see ``model_runner_v1``), so everything downstream is the plain rotary embedding.
+class chooses one factor list for the whole server, rounds in bf16 and runs unfused. Here ``cos_sin_cache`` holds the
+rows of the tokens of the running step, whatever their tier and position (``step_rows`` fills it before the model runs,
+and gives the model places in it for positions). So every layer runs vLLM's own rotary kernel, fused passes included.
 Remove when vLLM lets a plugin register a class for a rope type.
 """
 
@@ -18,12 +19,18 @@ from vllm.model_executor.layers.rotary_embedding.base import RotaryEmbedding
 from longrope_vllm.errors import UnsupportedError
 from longrope_vllm.factors import Tier
 from longrope_vllm.plugin import compat
+from longrope_vllm.plugin.read_rows import read_rows
+from longrope_vllm.plugin.settings import server_settings
 from longrope_vllm.plugin.tiers import ServedTiers
-from longrope_vllm.rope import cos_sin_rows, own_length, own_rope, rescaled_inverse_frequencies
+from longrope_vllm.rope import RopeTable, own_length
+from longrope_vllm.tier_table import tier_table
 
 
 class TieredRotaryEmbedding(RotaryEmbedding):  # type: ignore[misc]
-    """Joint table of all tiers, shape [sum of tier lengths, rotary_dim], longest tier first."""
+    """``table_rows``, ``table_turns``, ``table_steps``: the ``RopeTable`` of all tiers, the longest first.
+
+    ``cos_sin_cache`` [tokens a step, rotary_dim] in the model's dtype: the rows of the running step.
+    """
 
     def __init__(
         self,
@@ -50,46 +57,43 @@ class TieredRotaryEmbedding(RotaryEmbedding):  # type: ignore[misc]
         if not is_neox_style:
             raise UnsupportedError("Expected the half-split rotary layout for longrope, found the interleaved one.")
         self.served = served
-        speculative = vllm_config.speculative_config
-        # Drafts of a waiting request are scheduled untrimmed; they may look past the tier that ends the table.
-        self.spare_rows = 0 if speculative is None else speculative.num_speculative_tokens or 0
+        self.angles = server_settings(vllm_config).angles
+        self.step_tokens = _tokens_of_a_step(vllm_config)
         super().__init__(head_size, rotary_dim, max_position_embeddings, base, is_neox_style, dtype)
-        if served.last and vllm_config.model_config.runner_type != "draft":
-            _install_model_runner(vllm_config)
+        self.cos_sin_cache_bf16 = None  # a copy that ROCm's base class keeps: it would never be filled
+        table = RopeTable.joined([self._table(tier) for tier in reversed(served.tiers)])
+        self.register_buffer("table_rows", table.rows, persistent=False)
+        self.register_buffer("table_turns", table.turns, persistent=False)
+        self.register_buffer("table_steps", table.steps, persistent=False)
+
+    @property
+    def table(self) -> RopeTable:
+        """The table of all tiers, where the module's buffers are now."""
+        return RopeTable(rows=self.table_rows, turns=self.table_turns, steps=self.table_steps)
+
+    def take_rows(self, positions: Tensor, offsets: Tensor) -> None:
+        """Put the rows at ``positions`` + ``offsets``, both [T] int64, in the first T places of ``cos_sin_cache``."""
+        read_rows(self.table, positions, offsets, out=self.cos_sin_cache[: positions.shape[0]])
 
     def _compute_cos_sin_cache(self) -> Tensor:
-        """Rows ``[cos | sin]`` of every tier, longest first, float32 (the base class casts to the model's dtype)."""
-        shortest, *longer = self.served.tiers
-        rows = [self._rows(tier, tier.max_length) for tier in reversed(longer)]
-        return torch.cat([*rows, self._rows(shortest, shortest.max_length + self.spare_rows)])
+        """Room for the rows of a step, float32 (the base class casts it to the model's dtype)."""
+        return torch.zeros(self.step_tokens, self.rotary_dim, dtype=torch.float32)
 
-    def _rows(self, tier: Tier, length: int) -> Tensor:
+    def _table(self, tier: Tier) -> RopeTable:
         is_own = self.served.is_own(tier)  # start tokens are as the others then
         if tier.is_plain and (is_own or not tier.start_tokens):
-            return self._stock_rows(length)
+            return RopeTable.of_rows(self._stock_rows(tier.max_length))
         if is_own and self._is_tabulated(tier):
-            return self._own_rows(tier.max_length, length)
-        source = self.served.source
-        own = own_rope(source)
-        return cos_sin_rows(
-            rescaled_inverse_frequencies(source.rotary_dim, source.base, tier.factors),
-            length,
-            attention_factor=tier.attention_factor,
-            start_tokens=tier.start_tokens,
-            start_frequencies=rescaled_inverse_frequencies(source.rotary_dim, source.base, own.factors),
-            start_attention_factor=own.attention_factor,
-        )
+            return RopeTable.of_rows(self._own_rows(tier.max_length))
+        return tier_table(self.served.source, tier, angles=self.angles)
 
     def _is_tabulated(self, tier: Tier) -> bool:
         """True when vLLM's own table of the source rope reaches as far as ``tier``; that of llama3 reaches anywhere."""
         source = self.served.source
         return source.rope_type == "llama3" or tier.max_length <= own_length(source)
 
-    def _own_rows(self, served: int, length: int) -> Tensor:
-        """The scaled rope that the checkpoint was trained with, exactly as vLLM tabulates it without the plugin.
-
-        Rows after the ``served`` ones are spare and repeat the last one: vLLM's table may end with its rope.
-        """
+    def _own_rows(self, length: int) -> Tensor:
+        """The scaled rope that the checkpoint was trained with, exactly as vLLM tabulates it without the plugin."""
         source = self.served.source
         rope = {
             **source.rope,
@@ -99,13 +103,13 @@ class TieredRotaryEmbedding(RotaryEmbedding):  # type: ignore[misc]
             "original_max_position_embeddings": source.trained_window,
         }
         # linear multiplies the position it is given by its factor, the others tabulate it as it is or have their own
-        end = source.trained_window if source.rope_type == "linear" else served
+        end = source.trained_window if source.rope_type == "linear" else length
         stock = rotary_embedding.get_rope(
             source.rotary_dim, max_position=end, rope_parameters=rope, dtype=torch.float32
         )
         _forget(lambda table: table is stock)
-        rows: Tensor = stock.cos_sin_cache[:served]
-        return torch.cat([rows, rows[-1:].expand(length - served, -1)])
+        rows: Tensor = stock.cos_sin_cache[:length]
+        return rows
 
     def _stock_rows(self, length: int) -> Tensor:
         """The unscaled rope exactly as vLLM tabulates it for the base model, rounding included.
@@ -140,13 +144,9 @@ def _forget(unwanted: Callable[[Any], bool]) -> None:
         del tables[key]
 
 
-def _install_model_runner(vllm_config: Any) -> None:
-    """Patch the model runner of this process: done here so that processes with other models never see it."""
-    if vllm_config.use_v2_model_runner:
-        from longrope_vllm.plugin import model_runner_v2
-
-        model_runner_v2.install()
-    else:
-        from longrope_vllm.plugin import model_runner_v1
-
-        model_runner_v1.install()
+def _tokens_of_a_step(vllm_config: Any) -> int:
+    """Most tokens that a model is given at once; a drafter may get those of its drafts on top."""
+    scheduler, speculative = vllm_config.scheduler_config, vllm_config.speculative_config
+    drafts = 0 if speculative is None else speculative.num_speculative_tokens or 0
+    tokens: int = scheduler.max_num_batched_tokens + scheduler.max_num_seqs * drafts
+    return tokens

@@ -14,7 +14,7 @@ from longrope_vllm.errors import UnsupportedError
 from longrope_vllm.factors import Factors, Tier
 from longrope_vllm.geometry import Geometry, has_longrope
 from longrope_vllm.lengths import format_length
-from longrope_vllm.rope import Baseline, own_rope
+from longrope_vllm.rope import BLOCK, Baseline, blocks_of, own_rope
 from longrope_vllm.rope_block import read_rope_block
 
 MARK = "longrope_tiered"
@@ -85,15 +85,15 @@ class ServedTiers:
 
     @cached_property
     def row_offsets(self) -> tuple[int, ...]:
-        """Row of position 0 of each tier in the joint table.
+        """Where each tier begins in the joint table, in positions; every tier takes whole blocks.
 
-        The longest tier comes first, so that whatever bypasses the shift reads its rows, as stock vLLM does.
+        The longest tier comes first, so that a token without an offset reads its rows, as in stock vLLM.
         """
         offsets = [0] * len(self.tiers)
         row = 0
         for index in reversed(range(len(self.tiers))):
             offsets[index] = row
-            row += self.tiers[index].max_length
+            row += blocks_of(self.tiers[index].max_length) * BLOCK
         return tuple(offsets)
 
     def identity(self, index: int) -> str:

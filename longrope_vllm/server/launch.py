@@ -6,9 +6,10 @@ is not used: the CPU distribution has another name, with which that command does
 
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from longrope_vllm.chosen_factors import ChosenFactors
@@ -17,7 +18,7 @@ from longrope_vllm.extras import require
 from longrope_vllm.factors import Factors
 from longrope_vllm.geometry import Config, read_config
 from longrope_vllm.plugin import compat
-from longrope_vllm.plugin.policy import CONFIG, Policy, server_policy
+from longrope_vllm.plugin.settings import CONFIG, server_settings
 from longrope_vllm.plugin.tiers import ServedTiers
 from longrope_vllm.rope_block import portable_fields
 
@@ -25,9 +26,11 @@ PLUGIN = "longrope"
 
 
 def prepare(
-    chosen: ChosenFactors, options: Sequence[str], *, policy: Policy | None = None
+    chosen: ChosenFactors, options: Sequence[str], *, settings: Mapping[str, str | None] = MappingProxyType({})
 ) -> tuple[argparse.Namespace, str]:
     """Arguments for ``serve`` and the lines that say what will be served. ``options`` are vLLM's, MODEL among them.
+
+    ``settings`` are fields of ``plugin.settings.Settings``, None for one that is not given.
 
     Raises a ``LongRopeError`` before any weight is loaded when the version, the checkpoint or the factors do not fit.
     """
@@ -36,8 +39,10 @@ def prepare(
     arguments = parse_engine_options(options)
     config = merged(model_config(arguments), arguments.hf_overrides or {})
     factors = chosen.for_config(config)
-    if policy is not None:
-        arguments.additional_config = {**arguments.additional_config, CONFIG: {"policy": policy}}
+    given = {name: value for name, value in settings.items() if value is not None}
+    if given:
+        stated = arguments.additional_config.get(CONFIG, {})
+        arguments.additional_config = {**arguments.additional_config, CONFIG: {**stated, **given}}
     if factors is not None:
         ours = overrides(config, factors)
         arguments.hf_overrides = merged(arguments.hf_overrides or {}, ours)
@@ -158,5 +163,5 @@ def banner(arguments: argparse.Namespace, config: Config) -> str:
         f"longrope: tiers  {tiers}{note}",
     ]
     if served and served.last:
-        lines.append(f"longrope: policy {server_policy(arguments)}")
+        lines.append(f"longrope: policy {server_settings(arguments).policy}")
     return "\n".join(lines)

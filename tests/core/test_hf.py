@@ -11,6 +11,7 @@ from core.tolerances import LOGITS
 from longrope_vllm import Factors, Origin, Tier
 from longrope_vllm.errors import CheckpointError, FactorsError
 from longrope_vllm.hf import FixedRotaryEmbedding, fixed_rope
+from longrope_vllm.rope import RopeTable
 
 WINDOW, LONG = 64, 512
 
@@ -307,7 +308,7 @@ def test_a_multimodal_rope_is_refused_and_left_untouched() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_rows_come_in_the_dtype_of_the_states_and_repeat_each_half(dtype: torch.dtype) -> None:
     rows = torch.arange(24, dtype=torch.float32).view(4, 6)
-    cos, sin = FixedRotaryEmbedding(rows)(torch.zeros(1, dtype=dtype), torch.tensor([[3, 0]]))
+    cos, sin = FixedRotaryEmbedding(RopeTable.of_rows(rows), 4)(torch.zeros(1, dtype=dtype), torch.tensor([[3, 0]]))
     assert cos.dtype is sin.dtype is dtype
     assert cos.tolist() == [[[18.0, 19.0, 20.0] * 2, [0.0, 1.0, 2.0] * 2]]
     assert sin.tolist() == [[[21.0, 22.0, 23.0] * 2, [3.0, 4.0, 5.0] * 2]]

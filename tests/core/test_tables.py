@@ -4,7 +4,6 @@ import mpmath
 import pytest
 import torch
 
-from core.tolerances import assert_close
 from longrope_vllm.rope import cos_sin_rows, inverse_frequencies
 
 LAST_POSITIONS = [4095, 131_071, 1_048_575, 2_097_151]
@@ -66,21 +65,6 @@ def test_a_table_has_one_row_a_position(length: int) -> None:
     rows = cos_sin_rows(inverse_frequencies(4, 1e4), length)
     assert rows.shape == (length, 4)
     assert torch.isfinite(rows).all()
-
-
-def test_start_tokens_keep_the_plain_rotation_and_magnitude_one() -> None:
-    plain = inverse_frequencies(16, 1e4)
-    rows = cos_sin_rows(plain / 8, 32, attention_factor=1.3, start_tokens=5, start_frequencies=plain)
-    assert torch.equal(rows[:5], cos_sin_rows(plain, 5))
-    assert torch.equal(rows[5:], cos_sin_rows(plain / 8, 32, attention_factor=1.3)[5:])
-    assert_close(rows[:5].pow(2).view(5, 2, 8).sum(1), torch.ones(5, 8), computed_in=torch.float32)
-    assert_close(rows[5:].pow(2).view(27, 2, 8).sum(1), torch.full((27, 8), 1.69), computed_in=torch.float32)
-
-
-def test_more_start_tokens_than_rows_make_a_plain_table() -> None:
-    plain = inverse_frequencies(16, 1e4)
-    rows = cos_sin_rows(plain / 8, 4, attention_factor=1.3, start_tokens=256, start_frequencies=plain)
-    assert torch.equal(rows, cos_sin_rows(plain, 4))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from longrope_vllm.errors import RequestError, UnsupportedError
+from longrope_vllm.errors import RequestError
 from longrope_vllm.factors import Factors, Origin, Tier
 from longrope_vllm.plugin.input_processor import _decide, _sent_max_tokens
-from longrope_vllm.plugin.policy import MAX_TOKENS_FIELD, POLICIES, START_FIELD, Policy, server_policy, start_length
+from longrope_vllm.plugin.policy import MAX_TOKENS_FIELD, POLICIES, START_FIELD, Policy, start_length
 from longrope_vllm.plugin.tiers import ServedTiers
 
 SERVED = ServedTiers.from_factors(
@@ -89,21 +89,6 @@ def test_a_request_may_choose_another_policy() -> None:
     assert tier("prompt+max_tokens", policy="prompt", max_tokens=100) == 0
     with pytest.raises(RequestError, match="found 'always long'"):
         tier(policy="always long")
-
-
-def configured(additional: Any) -> SimpleNamespace:
-    return SimpleNamespace(additional_config=additional)
-
-
-def test_the_policy_of_a_server_is_read_from_its_additional_config() -> None:
-    assert server_policy(configured({})) == server_policy(configured({"another": 1})) == "prompt"
-    assert server_policy(configured({"longrope": {"policy": "explicit"}})) == "explicit"
-
-
-@pytest.mark.parametrize("settings", [{"policy": "longest"}, {"polcy": "prompt"}, "prompt", {"policy": None}])
-def test_other_settings_are_refused(settings: Any) -> None:
-    with pytest.raises(UnsupportedError, match="additional_config, found"):
-        server_policy(configured({"longrope": settings}))
 
 
 @pytest.mark.parametrize("forged", [4096, "4096", ["x"], -5, None])

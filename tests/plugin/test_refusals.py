@@ -7,15 +7,11 @@ import pytest
 
 pytest.importorskip("vllm", reason="the plugin is what vLLM loads")
 
-import torch
-from torch import nn
 
 from longrope_vllm.errors import UnsupportedError
 from longrope_vllm.factors import Factors, Origin, Tier
 from longrope_vllm.plugin import model_loader
 from longrope_vllm.plugin.engine_config import check_exact
-from longrope_vllm.plugin.model_loader import check_took_tiers
-from longrope_vllm.plugin.row_shift import tiers_of
 from longrope_vllm.plugin.scheduler import TieredScheduling
 from longrope_vllm.plugin.tiers import ServedTiers
 
@@ -86,37 +82,6 @@ def test_the_fields_that_are_looked_at_exist_in_this_vllm() -> None:
     assert hasattr(ParallelConfig, "use_ubatching")
     assert hasattr(ModelConfig, "uses_mrope")
     assert hasattr(ModelConfig, "is_encoder_decoder")
-
-
-class Rotary(nn.Module):
-    """A rotary embedding as the plugin sees it: a table, and tiers if it is ours."""
-
-    def __init__(self, served: ServedTiers | None) -> None:
-        super().__init__()
-        self.register_buffer("cos_sin_cache", torch.zeros(1))
-        if served is not None:
-            self.served = served
-
-
-def test_a_model_with_one_rope_tells_its_tiers() -> None:
-    assert tiers_of(nn.ModuleList([Rotary(SERVED), nn.Linear(1, 1), Rotary(SERVED)]), 400) is SERVED
-
-
-def test_a_model_that_took_no_tiers_is_refused() -> None:
-    check_took_tiers(nn.ModuleList([nn.Linear(1, 1), Rotary(SERVED)]))
-    with pytest.raises(UnsupportedError, match="Expected a longrope rotary embedding in ModuleList, found none"):
-        check_took_tiers(nn.ModuleList([nn.Linear(1, 1), Rotary(None)]))
-
-
-@pytest.mark.parametrize("order", [(SERVED, None), (None, SERVED)])
-def test_a_model_with_a_second_rope_is_refused(order: tuple[ServedTiers | None, ...]) -> None:
-    with pytest.raises(UnsupportedError, match="several ropes"):
-        tiers_of(nn.ModuleList([Rotary(served) for served in order]), 400)
-
-
-def test_a_table_shorter_than_the_server_is_refused() -> None:
-    with pytest.raises(UnsupportedError, match="a rope table for 401 tokens, found one for 400"):
-        tiers_of(nn.ModuleList([Rotary(SERVED)]), 401)
 
 
 class Queue:

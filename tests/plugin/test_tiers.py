@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from longrope_vllm.errors import UnsupportedError
 from longrope_vllm.factors import Factors, Origin, Tier
 from longrope_vllm.plugin.tiers import ServedTiers
+from longrope_vllm.rope import BLOCK
 
 FACTORS = Factors(
     rotary_dim=4,
@@ -33,15 +34,13 @@ def test_the_boundary_itself_belongs_to_the_shorter_tier(length: int, index: int
 
 
 @given(max_model_len=st.integers(1, 1600))
-def test_rows_of_tiers_fill_the_table_without_gap_or_overlap(max_model_len: int) -> None:
+def test_tiers_lie_in_the_table_longest_first_in_whole_blocks_without_overlap(max_model_len: int) -> None:
     served = ServedTiers.from_factors(FACTORS, max_model_len)
-    rows = [
-        row
-        for index, tier in enumerate(served.tiers)
-        for row in range(served.row_offsets[index], served.row_offsets[index] + tier.max_length)
-    ]
-    assert sorted(rows) == list(range(sum(tier.max_length for tier in served.tiers)))
-    assert served.row_offsets[served.last] == 0  # whatever bypasses the shift reads the longest tier
+    end = 0
+    for offset, tier in zip(reversed(served.row_offsets), reversed(served.tiers), strict=True):
+        assert offset == end
+        assert offset % BLOCK == 0
+        end = offset + -(-tier.max_length // BLOCK) * BLOCK
 
 
 def test_a_server_shorter_than_the_checkpoint_drops_the_tiers_it_cannot_reach() -> None:
