@@ -65,7 +65,8 @@ def run_job(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
         }
         if "kv_cache_memory_bytes" not in engine:  # the variable would win over it
             environment |= {"VLLM_CPU_KVCACHE_SPACE": "1"}
-        if engine.get("tensor_parallel_size", 1) > 1:  # without a binding each worker wants every core
+        if engine.get("tensor_parallel_size", 1) * engine.get("pipeline_parallel_size", 1) > 1:
+            # without a binding each worker wants every core
             environment |= {"VLLM_CPU_OMP_THREADS_BIND": "|".join(map(str, sorted(os.sched_getaffinity(0))[:2]))}
         if v2_runner:
             environment |= {"VLLM_USE_V2_MODEL_RUNNER": "1", "TRITON_INTERPRET": "1"}
