@@ -34,7 +34,7 @@ DRAFT_MODEL = {"method": "draft_model", "num_speculative_tokens": 3}
 PIPELINE = {
     "pipeline_parallel_size": 2,
     # Stock vLLM 0.32 makes the buffer between the stages in its warm-up run, which the CPU worker skips when it is
-    # eager. Traced without a code generator it warms up, and costs less than compiled.
+    # eager. Traced without a code generator it warms up.
     "enforce_eager": False,
     "compilation_config": {"backend": "eager"},
 }
