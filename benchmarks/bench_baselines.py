@@ -8,7 +8,6 @@ shorter document, so one pass gives every length. About six minutes on two CPU c
 """
 
 import argparse
-import platform
 import sys
 import sysconfig
 from pathlib import Path
@@ -23,6 +22,7 @@ from longrope_vllm.demo.model import NAME, demo_model
 from longrope_vllm.evaluation.perplexity import perplexity, token_losses
 from longrope_vllm.factors import own_tier
 from longrope_vllm.hf import fixed_rope
+from report import provenance
 
 LENGTH = 16_384
 METHODS = ("none", "pi", "ntk", "yarn")
@@ -86,8 +86,7 @@ def markdown(table: dict[str, dict[str, float]]) -> str:
         *(f"| {method} | " + " | ".join(f"{row[c]:.2f}" for c in columns) + " |" for method, row in table.items()),
         "",
         "- prose: the language reference in Python's `pydoc_data`; source: modules of its standard library.",
-        f"- command: `python benchmarks/bench_baselines.py`; Python {platform.python_version()}, torch "
-        f"{torch.__version__}, transformers {transformers.__version__}; CPU, {torch.get_num_threads()} threads.",
+        provenance("python benchmarks/bench_baselines.py", "transformers"),
         f"- two documents a kind, one model: an order of the methods, no confidence interval. The demo serves the best "
         f"of {', '.join(CANDIDATES)} by 'all last {LAST}'.",
     ]
