@@ -7,7 +7,7 @@ longest gap between two tokens is the crossing. Beside it, in turns: a fresh req
 than the boundary, by its time to first token and by the time that the engine spent on its prefill (vLLM's own metric,
 without HTTP and parsing, which a crossing does not repeat). Both compute boundary + 1 tokens in the next tier, and no
 prompt shares a prefix with another. The model is four layers of the demo model's shape with random weights: a ratio of
-two prefills needs no more, and at 32k all thirty would take minutes for each. About 8 minutes.
+two prefills needs no more, and at 32k all thirty would take minutes for each. About 5 minutes.
 """
 
 import argparse
