@@ -1,5 +1,5 @@
 # Every target makes its own .venv when there is none. Nothing else has to be done by hand.
-#   make test ARGS="-m 'not vllm'"   arguments for pytest
+#   make test ARGS="-m 'not vllm'"   arguments for pytest; two engines at a time, ARGS="-n 0" for one
 #   make venv DEVICE=cpu             the CPU engine, on a machine with a GPU
 #   make venv PYTHON=python3.12      the Python that makes .venv
 # DEVICE and PYTHON count when .venv is made; remove .venv to change them.
@@ -27,7 +27,7 @@ demo: $(READY) ## serve a tiny model at two lengths and show the answers
 	@$(BIN)/longrope demo
 
 test: $(READY) ## run the tests
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadscope $(ARGS)
 
 check: $(READY) ## lint, format and types
 	@$(BIN)/ruff check .

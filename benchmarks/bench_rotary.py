@@ -17,7 +17,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from report import provenance, spread
 from torch import Tensor, nn
 from vllm.config import set_current_vllm_config
 from vllm.engine.arg_utils import EngineArgs
@@ -27,6 +26,7 @@ from vllm.model_executor.layers.rotary_embedding.phi3_long_rope_scaled_rope impo
 from longrope_vllm import Factors, Geometry, Tier, write_rope
 from longrope_vllm.plugin.rotary import TieredRotaryEmbedding
 from longrope_vllm.rope import apply_rotary, cos_sin_rows, rescaled_inverse_frequencies
+from report import provenance, spread
 
 HEADS, KV_HEADS, LAYERS = 32, 8, 32
 WINDOW, LENGTH, BASE = 8_192, 131_072, 500_000.0

@@ -17,12 +17,12 @@ from types import SimpleNamespace
 
 import mpmath
 import torch
-from report import provenance
 from torch import Tensor
 
 from longrope_vllm import Factors, Geometry, Tier
 from longrope_vllm.rope import BLOCK, RopeTable, cos_sin_rows, inverse_frequencies, reference_rows
 from longrope_vllm.tier_table import tier_table
+from report import provenance
 
 HEAD_SIZE, WINDOW, BASE = 128, 8_192, 500_000.0
 POSITIONS = {"4k": 4_096, "128k": 131_072, "1M": 1_048_576, "2M": 2_097_152}

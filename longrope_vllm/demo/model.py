@@ -45,7 +45,11 @@ def demo_model(report: Callable[[str], None]) -> Path:
         report("model: converting GGUF to safetensors (once, about half a minute)")
         built = Path(scratch) / NAME
         _convert(gguf, built)
-        built.rename(place)
+        try:
+            built.rename(place)
+        except OSError:
+            if not (place / "config.json").exists():  # another process was first
+                raise
     return place
 
 

@@ -16,12 +16,30 @@ from longrope_vllm.plugin.tiers import ServedTiers, serves_tiers
 
 
 def install() -> None:
-    """Wrap the method of vLLM's base loader, and of the loaders that have one of their own."""
-    from vllm.model_executor.model_loader import _LOAD_FORMAT_TO_MODEL_LOADER, BaseModelLoader
+    """Wrap the method of vLLM's base loader, and of the loaders that have one of their own, also of later ones."""
+    from vllm.model_executor import model_loader
 
-    for loader in {BaseModelLoader, *_LOAD_FORMAT_TO_MODEL_LOADER.values()}:
-        if "load_model" in vars(loader):
-            wrap_once(loader, "load_model", _with_rows)
+    for loader in {model_loader.BaseModelLoader, *model_loader._LOAD_FORMAT_TO_MODEL_LOADER.values()}:
+        _wrap(loader)
+    wrap_once(model_loader, "register_model_loader", _wrapping_the_registered)
+
+
+def _wrap(loader: Any) -> None:
+    if "load_model" in vars(loader):
+        wrap_once(loader, "load_model", _with_rows)
+
+
+def _wrapping_the_registered(original: Callable[..., Any]) -> Callable[..., Any]:
+    def register_model_loader(load_format: str) -> Callable[[Any], Any]:
+        register = original(load_format)
+
+        def wrapper(loader: Any) -> Any:
+            _wrap(loader)
+            return register(loader)
+
+        return wrapper
+
+    return register_model_loader
 
 
 def attach_rows(model: nn.Module, *, serves: bool) -> None:

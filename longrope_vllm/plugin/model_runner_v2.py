@@ -1,8 +1,8 @@
 """Patch of ``init_model_state`` where ``vllm.v1.worker.gpu.model_runner`` imported it (the GPU's default runner).
 
 The V2 runner has its model state prepare what the model needs for a step; the finished state becomes an instance of a
-subclass that also tells the model's ``StepRows`` the tier of every token. Installed when a model
-with tiers is loaded. Remove when the V2 runner passes per-request model inputs through.
+subclass that also tells the model's ``StepRows`` the tier of every token. Installed when a model with tiers is loaded.
+Remove when the V2 runner passes per-request model inputs through.
 """
 
 from collections.abc import Callable

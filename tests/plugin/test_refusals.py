@@ -74,6 +74,20 @@ def test_every_loader_of_vllm_is_checked() -> None:
     assert all(loader.load_model.longrope_wrapped for loader in loaders)
 
 
+def test_a_loader_that_another_plugin_registers_later_is_checked_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    from vllm.model_executor import model_loader as theirs
+
+    model_loader.install()
+    monkeypatch.setattr(theirs, "_LOAD_FORMAT_TO_MODEL_LOADER", {})
+
+    @theirs.register_model_loader("another")
+    class Another(theirs.BaseModelLoader):  # type: ignore[misc]
+        def load_model(self, *args: Any, **kwargs: Any) -> None: ...
+
+    assert Another.load_model.longrope_wrapped
+    assert {"another": Another} == theirs._LOAD_FORMAT_TO_MODEL_LOADER
+
+
 def test_the_fields_that_are_looked_at_exist_in_this_vllm() -> None:
     from vllm.config import ModelConfig, ParallelConfig, VllmConfig
 
