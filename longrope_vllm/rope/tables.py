@@ -32,7 +32,7 @@ def cos_sin_rows(
 def reference_rows(base: float, factors: Sequence[float], length: int, *, attention_factor: float = 1.0) -> Tensor:
     """Rows as transformers and stock vLLM compute them, angles in float32: shape [N, 2 P] float32, for parity.
 
-    At position 2,097,151 such an angle is off by up to 0.1 rad.
+    At position 2,097,151 such an angle is off by up to 0.15 rad.
     """
     pairs = len(factors)
     exponents = torch.arange(0, 2 * pairs, 2, dtype=torch.float32) / (2 * pairs)
