@@ -64,16 +64,34 @@ def test_workflow_actions_are_pinned_by_commit() -> None:
     assert all(re.fullmatch(r"[\w./-]+@[0-9a-f]{40}", action) for action in used)
 
 
-def test_every_results_page_named_in_the_readme_exists_and_holds_its_figure() -> None:
-    readme = (ROOT / "README.md").read_text()
-    pages = re.findall(r"\((benchmarks/results/[\w.-]+)\)", readme)
-    assert pages
-    for page in pages:
-        assert (ROOT / page).is_file(), page
-    (ratio,) = re.findall(r"takes ([\d.]+) times as long as ours", readme)
-    rotary = next(page for page in pages if "rotary" in page)
-    (row,) = re.findall(r"\| stock longrope \| [\d.]+ \| ([\d.]+) \|", (ROOT / rotary).read_text())
-    assert f"{float(row):.1f}" == ratio
+def results(theme: str) -> str:
+    """The results page of ``theme`` that the README names."""
+    (page,) = re.findall(rf"\((benchmarks/results/{theme}_[\w.-]+)\)", (ROOT / "README.md").read_text())
+    return (ROOT / page).read_text()
+
+
+def test_every_results_page_named_in_the_documents_exists() -> None:
+    for document in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        for page in re.findall(r"\(((?:\.\./)?benchmarks/results/[\w.-]+)\)", document.read_text()):
+            assert (document.parent / page).is_file(), page
+
+
+def test_the_speed_in_the_readme_is_what_was_measured() -> None:
+    ((low, high),) = re.findall(r"takes (\d+) to (\d+) times as long as ours", (ROOT / "README.md").read_text())
+    rows = [line.split("|") for line in results("rotary").splitlines() if re.match(r"\| \d", line)]
+    ratios = [float(row[7].split()[0]) for row in rows]
+    assert (int(low), int(high)) == (round(min(ratios)), round(max(ratios)))
+
+
+def test_the_precision_in_the_readme_is_what_was_measured() -> None:
+    stated = re.findall(
+        r"off by ([\d.]+); the tables take ([\d.]+) MB instead of (\d+) MB", (ROOT / "README.md").read_text()
+    )
+    page = results("tables")
+    (error,) = re.findall(r"\| stock vLLM and match-hf, rounded to bfloat16 \|.* ([\d.e+-]+) \|", page)
+    (ours,) = re.findall(r"\| 2M \| longrope-vllm \| [\d.]+ \| ([\d.]+) \|", page)
+    (stock,) = re.findall(r"\| 2M \| stock longrope class \| [\d.]+ \| ([\d.]+) \|", page)
+    assert stated == [(f"{float(error):.2f}", ours, f"{float(stock):.0f}")]
 
 
 def test_the_newest_section_of_the_changelog_is_this_version() -> None:
