@@ -15,6 +15,7 @@ from longrope_vllm.errors import UnsupportedError
 from longrope_vllm.plugin.compat import check_own_rope
 from longrope_vllm.plugin.patching import wrap_once
 from longrope_vllm.plugin.settings import server_settings
+from longrope_vllm.plugin.step_rows import tokens_of_a_step
 from longrope_vllm.plugin.tiers import MARK, ServedTiers
 
 logger = logging.getLogger("vllm.longrope")
@@ -76,9 +77,10 @@ def check_exact(vllm_config: Any) -> None:
         ),
         "the Rust front end (VLLM_USE_RUST_FRONTEND), which loads no plugin": bool(envs.VLLM_USE_RUST_FRONTEND),
         "an encoder-decoder model": bool(getattr(model, "is_encoder_decoder", False)),
-        "position-dependent query scaling (llama_4_scaling), which would read rows for positions": bool(
+        "position-dependent query scaling (llama_4_scaling, Llama 4), which would take places for positions": bool(
             getattr(model.hf_text_config, "llama_4_scaling", None)
-        ),
+        )
+        or str(getattr(model.hf_text_config, "model_type", "")).startswith("llama4"),
     }
     for name, present in refused.items():
         if present:
@@ -97,4 +99,5 @@ def _fingerprint(vllm_config: Any, served: ServedTiers) -> None:
     vllm_config.additional_config["longrope_fingerprint"] = {
         "version": version("longrope-vllm"),
         "tiers": [[tier.max_length, served.identity(index)] for index, tier in enumerate(served.tiers)],
+        "tokens_of_a_step": tokens_of_a_step(vllm_config),  # the length of a buffer in the compiled graph
     }

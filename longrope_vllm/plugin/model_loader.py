@@ -10,7 +10,6 @@ from typing import Any
 
 from torch import nn
 
-from longrope_vllm.errors import UnsupportedError
 from longrope_vllm.plugin.patching import wrap_once
 from longrope_vllm.plugin.tiers import ServedTiers, serves_tiers
 
@@ -42,30 +41,18 @@ def _wrapping_the_registered(original: Callable[..., Any]) -> Callable[..., Any]
     return register_model_loader
 
 
-def attach_rows(model: nn.Module, *, serves: bool) -> None:
-    """Give ``model`` the rows of its tiers. Raises ``UnsupportedError`` when it ``serves`` tiers and has no table."""
-    from longrope_vllm.plugin.step_rows import StepRows
-
-    if not StepRows.attach(model) and serves:
-        raise UnsupportedError(
-            f"Expected a longrope rotary embedding in {type(model).__name__}, found none: this model has a rotation of "
-            "its own and cannot be served in tiers."
-        )
-
-
 def _with_rows(original: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
     def load_model(self: Any, vllm_config: Any, model_config: Any, *args: Any, **kwargs: Any) -> nn.Module:
         if ServedTiers.from_vllm_config(vllm_config) is None:
             return original(self, vllm_config, model_config, *args, **kwargs)
-        from longrope_vllm.plugin.rotary import forget_tables
+        from longrope_vllm.plugin.rotary import fresh_tables
+        from longrope_vllm.plugin.step_rows import StepRows
 
-        is_draft = model_config.runner_type == "draft"
-        if not is_draft:
-            forget_tables()
-        model = original(self, vllm_config, model_config, *args, **kwargs)
-        serves = serves_tiers(vllm_config) and not is_draft
-        attach_rows(model, serves=serves)
-        if serves:
+        drafter = model_config.runner_type == "draft"
+        with fresh_tables(drafter=drafter):
+            model = original(self, vllm_config, model_config, *args, **kwargs)
+        if serves_tiers(vllm_config) and not drafter:
+            StepRows.attach(model)
             _install_model_runner(vllm_config)
         return model
 

@@ -4,10 +4,13 @@ Replaces ``Phi3LongRoPEScaledRotaryEmbedding`` under its own name, which ``get_r
 class chooses one factor list for the whole server, rounds in bf16 and runs unfused. Here ``cos_sin_cache`` holds the
 rows of the tokens of the running step, whatever their tier and position (``step_rows`` fills it before the model runs,
 and gives the model places in it for positions). So every layer runs vLLM's own rotary kernel, fused passes included.
-Remove when vLLM lets a plugin register a class for a rope type.
+A drafter, which follows its target in the longest tier, and a server of one tier have a row for each position instead,
+as in stock vLLM. Remove when vLLM lets a plugin register a class for a rope type.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -21,15 +24,23 @@ from longrope_vllm.factors import Tier
 from longrope_vllm.plugin import compat
 from longrope_vllm.plugin.read_rows import read_rows
 from longrope_vllm.plugin.settings import server_settings
-from longrope_vllm.plugin.tiers import ServedTiers
+from longrope_vllm.plugin.step_rows import tokens_of_a_step
+from longrope_vllm.plugin.tiers import ServedTiers, serves_tiers
 from longrope_vllm.rope import RopeTable, own_length
 from longrope_vllm.tier_table import tier_table
+
+_CHUNK = 65_536  # positions tabulated at once
+
+_loading_drafter: ContextVar[bool] = ContextVar("longrope_loading_drafter", default=False)
 
 
 class TieredRotaryEmbedding(RotaryEmbedding):  # type: ignore[misc]
     """``table_rows``, ``table_turns``, ``table_steps``: the ``RopeTable`` of all tiers, the longest first.
 
-    ``cos_sin_cache`` [tokens a step, rotary_dim] in the model's dtype: the rows of the running step.
+    ``cos_sin_cache`` [tokens a step, rotary_dim] in the model's dtype: the rows of the running step. ``offsets`` and
+    ``places`` [tokens a step] int64 are those of ``StepRows``; they live here so that they survive what tables survive:
+    a sleeping engine, reloaded weights. Without ``by_step`` none of these exist and ``cos_sin_cache`` is the table of
+    the longest tier.
     """
 
     def __init__(
@@ -58,13 +69,11 @@ class TieredRotaryEmbedding(RotaryEmbedding):  # type: ignore[misc]
             raise UnsupportedError("Expected the half-split rotary layout for longrope, found the interleaved one.")
         self.served = served
         self.angles = server_settings(vllm_config).angles
-        self.step_tokens = _tokens_of_a_step(vllm_config)
+        self.by_step = serves_tiers(vllm_config) and not _loading_drafter.get()
+        self.step_tokens = tokens_of_a_step(vllm_config)
         super().__init__(head_size, rotary_dim, max_position_embeddings, base, is_neox_style, dtype)
-        self.cos_sin_cache_bf16 = None  # a copy that ROCm's base class keeps: it would never be filled
-        table = RopeTable.joined([self._table(tier) for tier in reversed(served.tiers)])
-        self.register_buffer("table_rows", table.rows, persistent=False)
-        self.register_buffer("table_turns", table.turns, persistent=False)
-        self.register_buffer("table_steps", table.steps, persistent=False)
+        if self.by_step:
+            self.cos_sin_cache_bf16 = None  # a copy that ROCm's base class keeps: it would never be filled
 
     @property
     def table(self) -> RopeTable:
@@ -76,7 +85,22 @@ class TieredRotaryEmbedding(RotaryEmbedding):  # type: ignore[misc]
         read_rows(self.table, positions, offsets, out=self.cos_sin_cache[: positions.shape[0]])
 
     def _compute_cos_sin_cache(self) -> Tensor:
-        """Room for the rows of a step, float32 (the base class casts it to the model's dtype)."""
+        """Room for the rows of a step, or the rows of all positions; the base class casts them to the model's dtype."""
+        if not self.by_step:
+            longest = self.served.tiers[-1]
+            table = self._table(longest)
+            chunks = torch.split(torch.arange(longest.max_length), _CHUNK)
+            return torch.cat([table.read(positions).to(self.dtype) for positions in chunks])
+        table = RopeTable.joined([self._table(tier) for tier in reversed(self.served.tiers)])
+        buffers = {
+            "table_rows": table.rows,
+            "table_turns": table.turns,
+            "table_steps": table.steps,
+            "offsets": torch.zeros(self.step_tokens, dtype=torch.int64),
+            "places": torch.arange(self.step_tokens),
+        }
+        for name, buffer in buffers.items():
+            self.register_buffer(name, buffer, persistent=False)
         return torch.zeros(self.step_tokens, self.rotary_dim, dtype=torch.float32)
 
     def _table(self, tier: Tier) -> RopeTable:
@@ -130,23 +154,22 @@ def install() -> None:
     setattr(rotary_embedding, compat.STOCK_LONGROPE, TieredRotaryEmbedding)
 
 
-def forget_tables() -> None:
-    """Drop our tables from ``get_rope``'s cache, whose key does not hold the length that a new engine serves.
+@contextmanager
+def fresh_tables(*, drafter: bool) -> Iterator[None]:
+    """Within the block a model is loaded, with tables of its own.
 
-    Engines that already run keep theirs. Remove when the key holds ``max_model_len``.
+    ``get_rope`` keeps them by a key that holds neither the length that an engine serves nor who asks. Models that are
+    loaded already keep theirs. Remove when the key holds both.
     """
     _forget(lambda table: isinstance(table, TieredRotaryEmbedding))
+    before = _loading_drafter.set(drafter)
+    try:
+        yield
+    finally:
+        _loading_drafter.reset(before)
 
 
 def _forget(unwanted: Callable[[Any], bool]) -> None:
     tables = rotary_embedding._ROPE_DICT
     for key in [key for key, table in tables.items() if unwanted(table)]:
         del tables[key]
-
-
-def _tokens_of_a_step(vllm_config: Any) -> int:
-    """Most tokens that a model is given at once; a drafter may get those of its drafts on top."""
-    scheduler, speculative = vllm_config.scheduler_config, vllm_config.speculative_config
-    drafts = 0 if speculative is None else speculative.num_speculative_tokens or 0
-    tokens: int = scheduler.max_num_batched_tokens + scheduler.max_num_seqs * drafts
-    return tokens

@@ -52,6 +52,7 @@ def test_an_ordinary_engine_is_served() -> None:
         ({"is_encoder_decoder": True}, "encoder-decoder"),
         ({"hf_text_config": SimpleNamespace(dual_chunk_attention_config={"chunk_size": 8})}, "dual chunk attention"),
         ({"hf_text_config": SimpleNamespace(llama_4_scaling={"beta": 0.1})}, "llama_4_scaling"),
+        ({"hf_text_config": SimpleNamespace(model_type="llama4_text")}, "Llama 4"),
     ],
 )
 def test_what_would_not_stay_exact_is_refused_by_name(changes: dict[str, Any], named: str) -> None:

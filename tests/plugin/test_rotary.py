@@ -12,6 +12,7 @@ from vllm.config import VllmConfig, set_current_vllm_config
 from vllm.model_executor.layers.rotary_embedding import phi3_long_rope_scaled_rope as stock
 
 from longrope_vllm.plugin import rotary
+from longrope_vllm.plugin.tiers import MARK
 from longrope_vllm.rope import apply_rotary
 
 WINDOW, LENGTH, PAIRS, HEADS = 256, 9000, 16, 2
@@ -35,13 +36,13 @@ CONFIG = {
 }
 
 
-def made(monkeypatch: pytest.MonkeyPatch, kind: Any, dtype: torch.dtype, **settings: str) -> Any:
-    """An embedding of ``kind`` as ``get_rope`` makes it on a server of ``LENGTH`` tokens."""
+def made(
+    monkeypatch: pytest.MonkeyPatch, kind: Any, dtype: torch.dtype, *, length: int = LENGTH, **settings: str
+) -> Any:
+    """An embedding of ``kind`` as ``get_rope`` makes it on a server of ``length`` tokens."""
     asked = SimpleNamespace(
-        model_config=SimpleNamespace(
-            hf_text_config=SimpleNamespace(to_dict=lambda: CONFIG), max_model_len=LENGTH, runner_type="generate"
-        ),
-        scheduler_config=SimpleNamespace(max_num_batched_tokens=64, max_num_seqs=4),
+        model_config=SimpleNamespace(hf_text_config=SimpleNamespace(to_dict=lambda: CONFIG), max_model_len=length),
+        scheduler_config=SimpleNamespace(max_num_batched_tokens=64, max_num_seqs=4, **{MARK: length > WINDOW}),
         speculative_config=SimpleNamespace(num_speculative_tokens=3),
         additional_config={"longrope": settings},
     )
@@ -90,3 +91,28 @@ def test_the_own_tier_shares_the_stock_rows_to_the_last_bit(monkeypatch: pytest.
     theirs = made(monkeypatch, stock.Phi3LongRoPEScaledRotaryEmbedding, torch.float32).long_short_cos_sin_cache
     ours = made(monkeypatch, rotary.TieredRotaryEmbedding, torch.float32)
     assert torch.equal(ours.table.read(ours.served.row_offsets[0] + torch.arange(WINDOW)), theirs[:WINDOW])
+
+
+def test_a_drafter_has_the_longest_tier_by_true_positions(monkeypatch: pytest.MonkeyPatch) -> None:
+    target = made(monkeypatch, rotary.TieredRotaryEmbedding, torch.bfloat16)
+    with rotary.fresh_tables(drafter=True):
+        drafter = made(monkeypatch, rotary.TieredRotaryEmbedding, torch.bfloat16)
+    assert (target.by_step, drafter.by_step) == (True, False)
+    assert torch.equal(drafter.cos_sin_cache, target.table.read(torch.arange(LENGTH)).bfloat16())
+    assert not hasattr(drafter, "places")
+
+
+def test_a_server_of_one_tier_has_its_rows_by_true_positions(monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs = made(monkeypatch, stock.Phi3LongRoPEScaledRotaryEmbedding, torch.bfloat16).long_short_cos_sin_cache
+    ours = made(monkeypatch, rotary.TieredRotaryEmbedding, torch.bfloat16, length=WINDOW)
+    assert torch.equal(ours.cos_sin_cache, theirs[:WINDOW])
+
+
+def test_models_that_are_loaded_one_after_the_other_share_no_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    from vllm.model_executor.layers.rotary_embedding import _ROPE_DICT
+
+    monkeypatch.setitem(_ROPE_DICT, "ours", made(monkeypatch, rotary.TieredRotaryEmbedding, torch.float32))
+    monkeypatch.setitem(_ROPE_DICT, "another model's", torch.nn.Identity())
+    with rotary.fresh_tables(drafter=False):
+        assert "ours" not in _ROPE_DICT
+        assert "another model's" in _ROPE_DICT

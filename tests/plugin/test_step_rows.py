@@ -1,12 +1,13 @@
 """What a model gets for positions: places in the rows of its step, each row from the tier of its token."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from longrope_vllm.errors import UnsupportedError
 from longrope_vllm.factors import Factors, Origin, Tier
-from longrope_vllm.plugin.model_loader import attach_rows
 from longrope_vllm.plugin.step_rows import StepRows, steps_of
 from longrope_vllm.plugin.tiers import ServedTiers
 from longrope_vllm.rope import RopeTable
@@ -33,8 +34,10 @@ class Rotary(nn.Module):
         super().__init__()
         self.register_buffer("cos_sin_cache", torch.zeros(8, 4))
         if served is not None:
-            self.served = served
+            self.served, self.by_step = served, True
             self.table = RopeTable.joined(TIER_TABLES[::-1])
+            self.register_buffer("offsets", torch.zeros(8, dtype=torch.int64))
+            self.register_buffer("places", torch.arange(8))
 
     def take_rows(self, positions: Tensor, offsets: Tensor) -> None:
         self.cos_sin_cache[: len(positions)] = self.table.read(positions + offsets)
@@ -57,7 +60,7 @@ class Model(nn.Module):
 @pytest.fixture
 def model() -> Model:
     found = Model(SERVED, SERVED)
-    assert StepRows.attach(found)
+    StepRows.attach(found)
     return found
 
 
@@ -83,9 +86,14 @@ def test_the_buffers_stay_where_they_are(model: Model) -> None:
     assert addresses() == before
 
 
+def test_more_tokens_than_a_step_has_room_for_are_refused(model: Model) -> None:
+    with pytest.raises(UnsupportedError, match="at most 8 tokens in a step, found 9"):
+        model(positions=torch.arange(9))
+
+
 def test_a_second_loader_attaches_nothing_more(model: Model) -> None:
     steps = steps_of(model, 1600)
-    assert StepRows.attach(model)
+    StepRows.attach(model)
     assert steps_of(model, 1600) is steps
     assert len(model._forward_pre_hooks) == 1
 
@@ -102,10 +110,8 @@ def test_the_whole_step_compiles_in_one_graph_for_all_tiers_and_lengths(model: M
 
 
 def test_a_model_that_took_no_tiers_is_refused() -> None:
-    attach_rows(Model(SERVED), serves=True)
-    attach_rows(Model(None), serves=False)
     with pytest.raises(UnsupportedError, match="Expected a longrope rotary embedding in Model, found none"):
-        attach_rows(Model(None), serves=True)
+        StepRows.attach(Model(None))
 
 
 @pytest.mark.parametrize("order", [(SERVED, None), (None, SERVED)])
@@ -114,11 +120,20 @@ def test_a_model_with_a_second_rope_is_refused(order: tuple[ServedTiers | None, 
         StepRows.attach(Model(*order))
 
 
-def test_a_drafter_that_reads_the_table_itself_is_refused() -> None:
-    drafter = Model(SERVED)
-    drafter.precompute_and_store_context_kv = None
-    with pytest.raises(UnsupportedError, match="reads the table itself"):
-        StepRows.attach(drafter)
+def test_a_model_that_is_not_called_through_its_hooks_is_refused() -> None:
+    class Whole(Model):
+        """As ``@support_torch_compile`` leaves a class."""
+
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            return self.forward(*args, **kwargs)
+
+    with pytest.raises(UnsupportedError, match="found Whole, which vLLM compiles as a whole"):
+        StepRows.attach(Whole(SERVED))
+
+
+def test_a_model_that_went_past_our_loaders_is_refused() -> None:
+    with pytest.raises(UnsupportedError, match="Expected Model to be loaded by a model loader of vLLM"):
+        steps_of(Model(SERVED), 1600)
 
 
 def test_a_table_shorter_than_the_server_is_refused(model: Model) -> None:
