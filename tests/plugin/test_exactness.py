@@ -143,6 +143,17 @@ def test_a_crossing_request_is_short_before_the_boundary_and_long_after_it(
     assert largest_difference(found["top"][before:], long_for_all[name]["top"][:after]) < LONG_TOLERANCE
 
 
+def test_a_server_of_the_first_tier_alone_answers_as_the_base_model(
+    run_engine: RunEngine, longrope_checkpoint: Any, base_alone: Results
+) -> None:
+    fitting = {name: n for name, n in SHORT.items() if n + 8 < WINDOW}
+    requests = [request(name, prompt(n), max_tokens=8) for name, n in fitting.items()]
+    answers = run_engine(LONGROPE, longrope_checkpoint, requests, max_model_len=WINDOW)
+    for name in fitting:
+        assert answers[name]["tokens"] == base_alone[name]["tokens"]
+        assert largest_difference(answers[name]["top"], base_alone[name]["top"]) < SHORT_TOLERANCE
+
+
 @pytest.mark.parametrize("name", LONGER)
 def test_the_wrong_rope_would_be_noticed_in_long_requests(
     name: str, base_alone: Results, long_for_all: Results
