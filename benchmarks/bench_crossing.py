@@ -23,7 +23,7 @@ import openai
 
 from checkpoints import tiered
 from longrope_vllm.server.running import running
-from report import provenance, spread
+from report import command_line, provenance, spread
 from streaming import client, random_prompt, stream
 
 BOUNDARIES = {4_096: 9, 8_192: 7, 32_768: 3}
@@ -145,7 +145,7 @@ def main() -> None:
         environment = {"VLLM_CPU_KVCACHE_SPACE": "1", **os.environ}
         with running("longrope_vllm.cli.main", arguments, environment=environment, log=folder / "log") as server:
             found = asyncio.run(measure(server.url))
-    asked.out.write_text(markdown(found, " ".join(["python benchmarks/bench_crossing.py", *sys.argv[1:]])))
+    asked.out.write_text(markdown(found, command_line("bench_crossing.py", sys.argv[1:])))
 
 
 if __name__ == "__main__":

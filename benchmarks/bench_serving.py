@@ -26,7 +26,7 @@ import numpy
 
 from checkpoints import tiered, variant
 from longrope_vllm.server.running import running
-from report import provenance, spread
+from report import command_line, provenance, spread
 from streaming import client, random_prompt, stream
 
 OURS, STOCK, PLAIN = "longrope-vllm", "stock vLLM, same checkpoint", "stock vLLM, plain rope"
@@ -187,7 +187,7 @@ def main() -> None:
                     server = running(module, arguments, environment=environment, log=folder / f"{start}.{len(urls)}")
                     urls[str(name)] = servers.enter_context(server).url
                 measure(found, urls, asked.window, start)
-    command = " ".join(["python benchmarks/bench_serving.py", *sys.argv[1:]])
+    command = command_line("bench_serving.py", sys.argv[1:])
     asked.out.write_text(markdown(found, asked.window, command))
 
 

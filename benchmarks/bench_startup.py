@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from checkpoints import THIN, tiered, variant
-from report import provenance, spread
+from report import command_line, provenance, spread
 
 PROCESSES = ("configuration", "API server", "engine")
 SERVES = {"plain": "another model (plain rope)", "longrope": "a longrope checkpoint"}
@@ -113,7 +113,7 @@ def main() -> None:
                 found = measure(process, model, asked.pairs)
                 rows.append(row(process, model.name, found))
                 print(f"{rows[-1]}\n{' '.join(Path(file).name for file in found['modules'])}", file=sys.stderr)
-    asked.out.write_text(markdown(rows, asked.pairs, " ".join(["python benchmarks/bench_startup.py", *sys.argv[1:]])))
+    asked.out.write_text(markdown(rows, asked.pairs, command_line("bench_startup.py", sys.argv[1:])))
 
 
 if __name__ == "__main__":

