@@ -34,5 +34,9 @@ class ServerError(LongRopeError):
     """A server did not come up, could not be reached, or refused what it was asked."""
 
 
+class EvaluationError(LongRopeError):
+    """A document, a task or a folder of results is not what an evaluation needs."""
+
+
 class DemoError(LongRopeError):
     """The demonstration could not get its model."""
