@@ -16,6 +16,7 @@ COMMANDS = {
     "demo": "a real model answers past its trained window, beside short requests",
     "apply": "write factors into a checkpoint, or undo it",
     "show": "geometry, tiers and wavelengths of a checkpoint, with a plot",
+    "eval": "perplexity, passkey, RULER and more by length, for several sets of factors",
     "verify": "prove that a server is exact: boundaries, crossings, neighbours, chunks, caches",
     "doctor": "check this installation, and what a checkpoint would get here and elsewhere",
 }

@@ -12,6 +12,11 @@ from torch import Tensor, nn
 
 _CHUNK = 1024
 
+LAST = 1024
+"""Tokens at the end of a document whose loss shows best what a length costs."""
+BUCKET = 512
+"""Tokens of one point of the curve of loss by position."""
+
 
 def token_losses(model: nn.Module, tokens: Tensor) -> Tensor:
     """Cross-entropy in nats of ``tokens`` [T] from the second on, shape [T - 1], float32 on the CPU.
@@ -33,6 +38,16 @@ def token_losses(model: nn.Module, tokens: Tensor) -> Tensor:
     return torch.cat(losses).cpu()
 
 
+def mean_loss(losses: Tensor) -> float:
+    """Mean in nats, summed in float64."""
+    return losses.double().mean().item()
+
+
 def perplexity(losses: Tensor) -> float:
     """``exp`` of the mean loss."""
-    return math.exp(losses.double().mean().item())
+    return math.exp(mean_loss(losses))
+
+
+def loss_by_position(losses: Tensor, *, bucket: int = BUCKET) -> tuple[float, ...]:
+    """Mean loss of every run of ``bucket`` tokens along the document; the last run may be shorter."""
+    return tuple(mean_loss(run) for run in torch.split(losses, bucket))

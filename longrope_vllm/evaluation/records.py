@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from longrope_vllm.errors import EvaluationError
+from longrope_vllm.lengths import format_length
 
 
 class Key(NamedTuple):
@@ -27,6 +28,12 @@ class Key(NamedTuple):
     """What is averaged on its own: the kind of text, the RULER task, the benchmark."""
     sample: str
     """Which of them: a document, a depth and a trial, an index."""
+
+    @property
+    def title(self) -> str:
+        """For a person: ``ppl yarn 16k bible 2``."""
+        length = format_length(self.length) if self.length else ""
+        return " ".join(part for part in (self.task, self.method, length, self.group, self.sample) if part)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,126 @@
+"""The subjects of one evaluation: a checkpoint under each set of factors, or a server as it serves."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from longrope_vllm.errors import EvaluationError
+from longrope_vllm.evaluation.in_process import InProcess, LoadedModel
+from longrope_vllm.evaluation.methods import (
+    CHECKPOINT,
+    NONE,
+    Method,
+    check_labels,
+    file_method,
+    named_method,
+    tiers_method,
+)
+from longrope_vllm.evaluation.over_http import Server
+from longrope_vllm.evaluation.request import Request
+from longrope_vllm.evaluation.settings import checkpoint_identity
+from longrope_vllm.evaluation.subject import Subject
+from longrope_vllm.extras import require
+from longrope_vllm.geometry import Geometry, read_config
+from longrope_vllm.rope_block import read_rope_block
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compared:
+    """What a request compares."""
+
+    subjects: Sequence[Subject]
+    identities: Mapping[str, str]
+    """What each label stands for."""
+    tokenizer: Any
+    trained_window: int | None
+    """Where it is known."""
+    model: str
+    """Its name."""
+
+
+def compared_by(request: Request) -> Compared:
+    """Load what is needed to plan, which leaves out weights. Raises ``LongRopeError``."""
+    return _server(request) if request.is_server else _checkpoint(request)
+
+
+def _checkpoint(request: Request) -> Compared:
+    config = read_config(request.target)
+    folder = Path(request.target)
+    methods = _methods(request, config)
+    tokenizer = _tokenizer(request.tokenizer or str(folder))
+    model = LoadedModel(folder, dtype=_dtype(request.dtype), device=_device(request.device))
+    identity = checkpoint_identity(folder)
+    subjects: list[Subject] = [InProcess(model, tokenizer, method) for method in methods]
+    return Compared(
+        subjects=subjects,
+        identities={method.label: f"{identity}, {request.dtype}, {method.identity}" for method in methods},
+        tokenizer=tokenizer,
+        trained_window=Geometry.from_config(config).trained_window,
+        model=folder.resolve().name,
+    )
+
+
+def _methods(request: Request, config: Any) -> list[Method]:
+    names = request.methods
+    if not (names or request.tiers or request.factors):
+        names = (NONE if read_rope_block(config) is None else CHECKPOINT,)
+    found = [
+        *(named_method(name, config, lengths=request.lengths) for name in names),
+        *(tiers_method(spec, config) for spec in request.tiers),
+        *(file_method(spec, config) for spec in request.factors),
+    ]
+    if request.long_for_all:
+        found += [method.long_for_all() for method in found if len(method.factors.tiers) > 1]
+    check_labels(found)
+    return found
+
+
+def _server(request: Request) -> Compared:
+    server = Server(
+        request.target,
+        label=request.label,
+        model=request.model,
+        api_key=request.api_key,
+        concurrency=request.concurrency,
+    )
+    named = request.tokenizer or server.checkpoint
+    if named is None or (request.tokenizer is None and not Path(named).is_dir()):
+        raise EvaluationError(
+            f"Expected a tokenizer for the model {server.model!r} of {server.url}, found none on this machine: name "
+            "its folder with --tokenizer."
+        )
+    known = (Path(named) / "config.json").is_file()
+    return Compared(
+        subjects=[server],
+        identities={server.label: server.identity},
+        tokenizer=_tokenizer(named),
+        trained_window=Geometry.from_checkpoint(named).trained_window if known else None,
+        model=server.model,
+    )
+
+
+def _tokenizer(place: str) -> Any:
+    transformers = require("transformers", "eval")
+    try:
+        return transformers.AutoTokenizer.from_pretrained(place)
+    except (OSError, ValueError) as error:
+        raise EvaluationError(f"Expected a tokenizer in {place}, found: {error}") from None
+
+
+def _dtype(name: str) -> torch.dtype:
+    found = getattr(torch, name, None)
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise EvaluationError(f"Expected --dtype bfloat16, float16 or float32, found {name!r}.")
+    return found
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.device(name)
+    except RuntimeError:
+        raise EvaluationError(f"Expected --device auto, cpu or cuda, found {name!r}.") from None

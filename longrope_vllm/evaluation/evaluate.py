@@ -1,0 +1,141 @@
+"""One evaluation from request to report: load or connect, plan, measure what is missing, write the report.
+
+In the output folder: ``evaluation.json`` (settings), ``records.jsonl`` (every sample), ``report.html``, ``figures/``.
+"""
+
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from longrope_vllm.errors import EvaluationError
+from longrope_vllm.evaluation.compared import compared_by
+from longrope_vllm.evaluation.documents import Document, cut_documents
+from longrope_vllm.evaluation.encoder import Encoder
+from longrope_vllm.evaluation.longppl import CONTEXT
+from longrope_vllm.evaluation.methods import NONE
+from longrope_vllm.evaluation.plan import Asked, longppl_work, perplexity_work
+from longrope_vllm.evaluation.protocols import Protocol
+from longrope_vllm.evaluation.questions import needles, passkeys, question_work
+from longrope_vllm.evaluation.records import Journal
+from longrope_vllm.evaluation.request import NEEDS_DOCUMENTS, Request
+from longrope_vllm.evaluation.settings import (
+    Settings,
+    document_lines,
+    settle,
+    vocabulary_hash,
+)
+from longrope_vllm.evaluation.subject import Subject
+from longrope_vllm.evaluation.work import Work
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What will be measured, with the folder it goes to."""
+
+    work: Sequence[Work]
+    journal: Journal
+    settings: Settings
+    subjects: Sequence[Subject]
+    trained_window: int | None
+    notes: tuple[str, ...]
+    """What a user should know beforehand."""
+
+    def close(self) -> None:
+        """Give back what the subjects hold."""
+        for subject in self.subjects:
+            subject.close()
+
+
+def prepare(request: Request, *, command: str) -> Evaluation:
+    """Check everything that can be checked beforehand and plan the work. Raises ``LongRopeError``."""
+    request.out.mkdir(parents=True, exist_ok=True)
+    compared = compared_by(request)
+    encoder = Encoder(compared.tokenizer, chat=request.chat)
+    for subject in compared.subjects:
+        subject.check(request.lengths[-1])
+    documents = _documents(request, compared.tokenizer)
+    asked = Asked(
+        subjects=compared.subjects,
+        lengths=request.lengths,
+        documents=documents,
+        encoder=encoder,
+        depths=request.depth_values,
+        trials=request.trials,
+        seed=request.seed,
+        protocol=Protocol.named(request.protocol),
+    )
+    work, notes = _work(request, asked)
+    settings = Settings(
+        tokenizer=vocabulary_hash(compared.tokenizer),
+        chat=request.chat,
+        protocol=request.protocol,
+        seed=request.seed,
+        depths=request.depth_values,
+        documents=document_lines(documents),
+        methods=compared.identities,
+        commands=(command,),
+        versions=_versions(),
+    )
+    journal = Journal.open(request.out / "records.jsonl")
+    settings = settle(request.out / "evaluation.json", settings)
+    return Evaluation(
+        work=work,
+        journal=journal,
+        settings=settings,
+        subjects=compared.subjects,
+        trained_window=compared.trained_window,
+        notes=tuple(notes),
+    )
+
+
+def _documents(request: Request, tokenizer: Any) -> list[Document]:
+    if not NEEDS_DOCUMENTS & set(request.tasks):
+        return []
+    length = request.document_tokens or request.lengths[-1]
+    return cut_documents(request.documents, tokenizer, length=length, count=request.samples)
+
+
+def _work(request: Request, asked: Asked) -> tuple[list[Work], list[str]]:
+    notes: list[str] = []
+
+    def longppl() -> list[Work]:
+        evaluator = _evaluator(request, asked.subjects)
+        short = [length for length in request.lengths if length <= CONTEXT]
+        if len(short) == len(request.lengths):
+            raise EvaluationError(f"Expected a length above {CONTEXT:,} tokens for longppl, found none.")
+        notes.append(f"longppl: key tokens chosen by {evaluator.label}")
+        if short:
+            notes.append(f"longppl leaves out {', '.join(map(str, short))}: there is no longer context to compare with")
+        return longppl_work(asked, evaluator=evaluator)
+
+    def needle() -> list[Work]:
+        haystacks = [asked.encoder.tokenizer.decode(document.tokens) for document in asked.documents]
+        return question_work(needles(asked, haystacks=haystacks), asked)
+
+    by_task: dict[str, Callable[[], list[Work]]] = {
+        "ppl": lambda: perplexity_work(asked),
+        "passkey": lambda: question_work(passkeys(asked), asked),
+        "needle": needle,
+        "longppl": longppl,
+    }
+    return [work for task in request.tasks for work in by_task[task]()], notes
+
+
+def _evaluator(request: Request, subjects: Sequence[Subject]) -> Subject:
+    labels = [subject.label for subject in subjects]
+    label = request.evaluator or next((label for label in labels if label != NONE), labels[0])
+    if label not in labels:
+        raise EvaluationError(f"Expected --evaluator out of {', '.join(labels)}, found {label!r}.")
+    return subjects[labels.index(label)]
+
+
+def _versions() -> dict[str, str]:
+    found = {"Python": platform.python_version()}
+    for name in ("longrope-vllm", "torch", "transformers"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,109 @@
+"""What a user asks of one evaluation, checked before anything is loaded or sent."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from longrope_vllm.errors import EvaluationError
+from longrope_vllm.evaluation.protocols import Protocol
+
+TASKS = {
+    "ppl": "perplexity by length, and loss by position",
+    "passkey": "a number in repeated sentences, by length and depth",
+    "needle": "a fact in real text, by length and depth",
+    "ruler": "RULER's 13 tasks by length",
+    "longppl": "perplexity of the tokens that need a long context",
+    "short": "benchmarks of short questions, through lm-eval",
+}
+"""Task to what it measures."""
+NEEDS_DOCUMENTS = frozenset({"ppl", "needle", "longppl", "ruler"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """One evaluation."""
+
+    target: str
+    """A checkpoint folder, or the URL of a server."""
+    out: Path
+    lengths: tuple[int, ...]
+    tasks: tuple[str, ...]
+    methods: tuple[str, ...] = ()
+    """Closed forms by name, ``none`` and ``checkpoint``."""
+    tiers: tuple[str, ...] = ()
+    factors: tuple[str, ...] = ()
+    long_for_all: bool = False
+    documents: tuple[str, ...] = ()
+    document_tokens: int | None = None
+    samples: int = 3
+    """Documents of each group."""
+    protocol: str = "prefix"
+    depths: int = 5
+    trials: int = 2
+    evaluator: str | None = None
+    ruler_tasks: tuple[str, ...] = ()
+    ruler_samples: int = 5
+    benchmarks: tuple[str, ...] = ()
+    benchmark_limit: int | None = None
+    include_path: Path | None = None
+    seed: int = 0
+    chat: bool = False
+    dtype: str = "bfloat16"
+    device: str = "auto"
+    label: str | None = None
+    model: str | None = None
+    tokenizer: str | None = None
+    api_key: str | None = None
+    concurrency: int = 1
+
+    def __post_init__(self) -> None:
+        for task in self.tasks:
+            if task not in TASKS:
+                raise EvaluationError(f"Expected tasks out of {', '.join(TASKS)}, found {task!r}.")
+        if not self.tasks or not self.lengths:
+            raise EvaluationError("Expected at least one task and one length, found none.")
+        for name in ("samples", "depths", "trials", "ruler_samples", "concurrency"):
+            if getattr(self, name) < 1:
+                raise EvaluationError(f"Expected {name} of 1 or more, found {getattr(self, name)}.")
+        if self.is_server and (self.methods or self.tiers or self.factors or self.long_for_all):
+            raise EvaluationError(
+                "Expected no factors for a server, which chose its own when it was started, found some: leave them "
+                "out, or evaluate a checkpoint."
+            )
+        if not self.is_server and (self.label or self.model or self.concurrency > 1):
+            raise EvaluationError(
+                "Expected --label, --model and --concurrency only with the URL of a server, found one with a "
+                "checkpoint: leave it out."
+            )
+        if self.document_tokens is not None and self.document_tokens < self.lengths[-1]:
+            raise EvaluationError(
+                f"Expected documents of at least the longest length, {self.lengths[-1]:,} tokens, found "
+                f"{self.document_tokens:,}: raise --document-tokens."
+            )
+        Protocol.named(self.protocol)
+        self._check_short()
+
+    @property
+    def is_server(self) -> bool:
+        """True for a URL."""
+        return self.target.startswith(("http://", "https://"))
+
+    @property
+    def depth_values(self) -> tuple[float, ...]:
+        """Depths from 0 (the beginning) to 1, evenly; one depth is the middle."""
+        if self.depths == 1:
+            return (0.5,)
+        return tuple(index / (self.depths - 1) for index in range(self.depths))
+
+    def _check_short(self) -> None:
+        if ("short" in self.tasks) != bool(self.benchmarks):
+            raise EvaluationError(
+                "Expected --benchmarks together with the task short, found one without the other: name benchmarks of "
+                "lm-eval, such as arc_easy,hellaswag, or leave the task out."
+            )
+
+
+def named(found: Sequence[str] | None) -> tuple[str, ...]:
+    """Comma-separated words from the command line, doubles removed."""
+    parts = [part.strip() for text in found or () for part in text.split(",")]
+    return tuple(dict.fromkeys(part for part in parts if part))
