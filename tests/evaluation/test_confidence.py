@@ -6,7 +6,7 @@ import random
 import pytest
 from scipy import stats
 
-from longrope_vllm.evaluation.confidence import (
+from longrope_vllm.evaluation.report.confidence import (
     DocumentLoss,
     Estimate,
     mean,

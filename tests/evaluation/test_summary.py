@@ -5,7 +5,7 @@ import math
 import pytest
 
 from longrope_vllm.evaluation.records import Key, Record
-from longrope_vllm.evaluation.summary import LossCurve, summarize
+from longrope_vllm.evaluation.report.summary import LossCurve, summarize
 from made_records import LENGTHS, METHODS, made_records
 
 

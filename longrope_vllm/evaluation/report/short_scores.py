@@ -7,10 +7,10 @@ alone, tiers for each request, and the longest tier for all of them.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from longrope_vllm.evaluation.comparison import shared_samples
-from longrope_vllm.evaluation.confidence import Estimate, score, score_ratio
-from longrope_vllm.evaluation.grid import Grid, Place, grid
 from longrope_vllm.evaluation.records import Record
+from longrope_vllm.evaluation.report.comparison import shared_samples
+from longrope_vllm.evaluation.report.confidence import Estimate, score, score_ratio
+from longrope_vllm.evaluation.report.grid import Grid, Place, grid
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from longrope_vllm.evaluation.confidence import (
+from longrope_vllm.evaluation.records import Record
+from longrope_vllm.evaluation.report.confidence import (
     DocumentLoss,
     Estimate,
     perplexity_ratio,
     score_difference,
 )
-from longrope_vllm.evaluation.grid import Grid
-from longrope_vllm.evaluation.records import Record
+from longrope_vllm.evaluation.report.grid import Grid
 
 Pairing = Callable[[Sequence[Record], Sequence[Record]], Estimate]
 """Compares the same samples of two methods: of the first against the second."""

@@ -7,10 +7,10 @@ another method's is marked, for the two are not yet comparable, and is never the
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from longrope_vllm.evaluation.comparison import Verdict
-from longrope_vllm.evaluation.grid import ALL, Grid
 from longrope_vllm.evaluation.records import Record
-from longrope_vllm.evaluation.wording import MISSING, as_perplexity, as_points, as_range, quoted
+from longrope_vllm.evaluation.report.comparison import Verdict
+from longrope_vllm.evaluation.report.grid import ALL, Grid
+from longrope_vllm.evaluation.report.wording import MISSING, as_perplexity, as_points, as_range, quoted
 from longrope_vllm.lengths import format_length
 
 MOST_ANSWERS = 50

@@ -8,21 +8,21 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from longrope_vllm.evaluation.comparison import (
+from longrope_vllm.evaluation.records import Record
+from longrope_vllm.evaluation.report.comparison import (
     Verdict,
     document_loss,
     highest_score,
     lowest_perplexity,
 )
-from longrope_vllm.evaluation.confidence import (
+from longrope_vllm.evaluation.report.confidence import (
     DocumentLoss,
     Estimate,
     perplexity,
     task_average,
 )
-from longrope_vllm.evaluation.grid import Grid, grid
-from longrope_vllm.evaluation.records import Record
-from longrope_vllm.evaluation.short_scores import ShortScores, score_of, short_scores
+from longrope_vllm.evaluation.report.grid import Grid, grid
+from longrope_vllm.evaluation.report.short_scores import ShortScores, score_of, short_scores
 
 _ANSWERED = ("passkey", "needle")
 """Tasks of which wrong answers are listed."""

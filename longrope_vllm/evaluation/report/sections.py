@@ -7,14 +7,14 @@ records has no section. Nothing is escaped here, and a figure is drawn only when
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from longrope_vllm.evaluation.figure_style import Frame, styles
-from longrope_vllm.evaluation.grid import ALL, Grid
-from longrope_vllm.evaluation.perplexity_figures import draw_loss_by_position, draw_perplexity
-from longrope_vllm.evaluation.score_figures import draw_needle_maps, draw_retention, draw_scores
-from longrope_vllm.evaluation.short_scores import ShortScores
-from longrope_vllm.evaluation.summary import LossCurve, NeedleMap, Summary
-from longrope_vllm.evaluation.tables import Table, against_best, by_group, by_length, wrong_answers
-from longrope_vllm.evaluation.wording import (
+from longrope_vllm.evaluation.report.figure_style import Frame, styles
+from longrope_vllm.evaluation.report.grid import ALL, Grid
+from longrope_vllm.evaluation.report.perplexity_figures import draw_loss_by_position, draw_perplexity
+from longrope_vllm.evaluation.report.score_figures import draw_needle_maps, draw_retention, draw_scores
+from longrope_vllm.evaluation.report.short_scores import ShortScores
+from longrope_vllm.evaluation.report.summary import LossCurve, NeedleMap, Summary
+from longrope_vllm.evaluation.report.tables import Table, against_best, by_group, by_length, wrong_answers
+from longrope_vllm.evaluation.report.wording import (
     MEASURED,
     TITLES,
     as_percent,

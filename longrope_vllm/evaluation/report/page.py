@@ -12,17 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from longrope_vllm.atomic import write_atomically
-from longrope_vllm.evaluation.figure_style import styles
 from longrope_vllm.evaluation.records import Record
-from longrope_vllm.evaluation.sections import Section, sections
-from longrope_vllm.evaluation.summary import Summary, summarize
-from longrope_vllm.evaluation.tables import Cell, Table
-from longrope_vllm.evaluation.wording import UNFINISHED
+from longrope_vllm.evaluation.report.figure_style import styles
+from longrope_vllm.evaluation.report.sections import Section, sections
+from longrope_vllm.evaluation.report.summary import Summary, summarize
+from longrope_vllm.evaluation.report.tables import Cell, Table
+from longrope_vllm.evaluation.report.wording import UNFINISHED
 from longrope_vllm.extras import require
 from longrope_vllm.lengths import format_length
 
 PAGE = "report.html"
-_TEMPLATE = Path(__file__).with_name("report.html.j2")
+_TEMPLATE = Path(__file__).with_name("page.html.j2")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from longrope_vllm.evaluation.figure_style import (
+from longrope_vllm.evaluation.report.figure_style import (
     INK,
     MUTED,
     RULE,
@@ -18,9 +18,9 @@ from longrope_vllm.evaluation.figure_style import (
     plain,
     png,
 )
-from longrope_vllm.evaluation.grid import ALL, Grid
-from longrope_vllm.evaluation.short_scores import ShortScores
-from longrope_vllm.evaluation.summary import NeedleMap
+from longrope_vllm.evaluation.report.grid import ALL, Grid
+from longrope_vllm.evaluation.report.short_scores import ShortScores
+from longrope_vllm.evaluation.report.summary import NeedleMap
 from longrope_vllm.lengths import format_length
 
 _MOST_RETENTION = 1.6

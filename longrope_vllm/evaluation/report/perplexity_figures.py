@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from longrope_vllm.evaluation.figure_style import (
+from longrope_vllm.evaluation.report.figure_style import (
     INK,
     RULE,
     Frame,
@@ -23,8 +23,8 @@ from longrope_vllm.evaluation.figure_style import (
     round_ticks,
     short_number,
 )
-from longrope_vllm.evaluation.grid import ALL, Grid
-from longrope_vllm.evaluation.summary import LossCurve
+from longrope_vllm.evaluation.report.grid import ALL, Grid
+from longrope_vllm.evaluation.report.summary import LossCurve
 from longrope_vllm.lengths import format_length
 
 _MOST_TIMES_BEST = 6.0

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from longrope_vllm.evaluation.confidence import Estimate
 from longrope_vllm.evaluation.records import Record
+from longrope_vllm.evaluation.report.confidence import Estimate
 
 ALL = ""
 """The group that stands for all groups together."""

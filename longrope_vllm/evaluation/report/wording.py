@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Sequence
 
-from longrope_vllm.evaluation.comparison import Verdict
-from longrope_vllm.evaluation.confidence import Estimate
-from longrope_vllm.evaluation.figure_style import short_number
-from longrope_vllm.evaluation.short_scores import ShortScores
+from longrope_vllm.evaluation.report.comparison import Verdict
+from longrope_vllm.evaluation.report.confidence import Estimate
+from longrope_vllm.evaluation.report.figure_style import short_number
+from longrope_vllm.evaluation.report.short_scores import ShortScores
 from longrope_vllm.lengths import format_length
 
 MISSING = "–"

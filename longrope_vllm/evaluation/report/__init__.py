@@ -1,0 +1,5 @@
+"""What an evaluation found: estimates with their intervals, tables, figures, and the page that shows them."""
+
+from longrope_vllm.evaluation.report.page import About, Document, markdown, write_report
+
+__all__ = ["About", "Document", "markdown", "write_report"]
