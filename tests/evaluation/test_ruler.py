@@ -15,7 +15,7 @@ from longrope_vllm.errors import EvaluationError
 from longrope_vllm.evaluation.prompt import Prompt
 from longrope_vllm.evaluation.ruler import NEEDLES, TASKS, Sources, ruler_prompt
 from longrope_vllm.evaluation.ruler.questions import read_hotpot, read_squad
-from longrope_vllm.evaluation.ruler.vocabulary import WordPairs
+from longrope_vllm.evaluation.ruler.vocabulary import WordPairs, vocabulary
 
 SOURCES = Sources(prose=" ".join(topics[name] for name in sorted(topics)))
 LENGTHS = [1024, 4096, 32_768]
@@ -161,6 +161,16 @@ def test_ten_words_are_more_common_than_the_others(length: int, common: int, unc
     assert {word for word, count in times.items() if count == common} == set(found.expected)
     assert len(found.expected) == 10
     assert {count for word, count in times.items() if word not in found.expected} == {uncommon}
+
+
+def test_a_list_of_more_words_than_there_are_goes_on_with_pairs() -> None:
+    words = len(vocabulary().listed)
+    for length in range(2**17, 2**18, 2**14):
+        found = prompt("ruler_cwe", length)
+        assert 0.99 <= (quarters(found.text) + found.max_tokens) / length <= 1
+        entries = re.findall(r"\d+\. (.+?)(?= \d+\. |\n)", context(found) + "\n")
+        different = set(entries)
+        assert len(different - set(vocabulary().listed)) == max(0, len(different) - words)
 
 
 @pytest.mark.parametrize("length", LENGTHS)

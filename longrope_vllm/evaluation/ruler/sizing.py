@@ -2,7 +2,7 @@
 
 RULER (arXiv 2404.06654) adds units until a prompt is too long, which takes thousands of tokenizations of a long one.
 Here the cost of a unit is measured on small prompts and the size is found by the secant rule between one that fits and
-one that does not: the tokens read are two to four times the length.
+one that does not: in all, one to five times its text is counted.
 """
 
 from collections.abc import Callable

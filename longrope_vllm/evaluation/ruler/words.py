@@ -2,8 +2,8 @@
 
 In: a number of words and a stream of chance. Out: a prompt. Strings and the order of the draws are those of lm-eval
 0.4.13, but for three things. The list is shuffled by the stream of the prompt, and not by one that goes through all of
-them. Both tasks leave room for the answer. A list of more words than wonderwords has (from about 150k tokens) is of
-pairs of words, where RULER goes over to a larger dictionary and lm-eval stops growing.
+them. Both tasks leave room for the answer. A list of more words than wonderwords has (from about 150k tokens) goes on
+with pairs of them, where RULER goes over to a larger dictionary and lm-eval stops growing.
 """
 
 import math
@@ -66,7 +66,13 @@ def common_words_prompt(case: Case) -> Prompt:
 
 def listed(size: int, repeats: Repeats, *, rng: random.Random, vocabulary: Vocabulary) -> Prompt:
     """A numbered list of ``size`` different words, ten of which stand more often in it than the others."""
-    drawn = rng.sample(vocabulary.listed if size <= len(vocabulary.listed) else vocabulary.pairs, size)
+    drawn = rng.sample(vocabulary.listed, min(size, len(vocabulary.listed)))
+    if size > len(drawn):
+        # A few single words, such as half-sister, are pairs as well.
+        known = {word for word in drawn if "-" in word}
+        pairs = rng.sample(vocabulary.pairs, size - len(drawn) + len(known))
+        drawn = [*drawn, *(pair for pair in pairs if pair not in known)][:size]
+        rng.shuffle(drawn)
     common = drawn[:_COMMON]
     words = common * repeats.common + drawn[_COMMON:] * repeats.uncommon
     rng.shuffle(words)
