@@ -22,6 +22,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from longrope_vllm.evaluation.evaluate import Evaluation, prepare
 from longrope_vllm.evaluation.records import Record
 from longrope_vllm.evaluation.request import TASKS, Request, named
+from longrope_vllm.evaluation.ruler import TASKS as RULER_TASKS
 from longrope_vllm.evaluation.run import Told, do_all, pending
 from longrope_vllm.evaluation.work import Work
 from longrope_vllm.lengths import parse_length
@@ -64,6 +65,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     measured.add_argument("--protocol", default="prefix", help="prefix, yarn, longrope, sliding[:TOKENS] (prefix)")
     measured.add_argument("--depths", metavar="N", type=int, default=5, help="depths of passkey and needle (5)")
     measured.add_argument("--trials", metavar="N", type=int, default=2, help="questions for each length and depth (2)")
+    measured.add_argument("--ruler-tasks", metavar="NAMES", help="some of RULER's tasks (all)")
+    measured.add_argument("--ruler-samples", metavar="N", type=int, default=5, help="of each task and length (5)")
+    measured.add_argument("--squad", metavar="FILE", type=Path, help="SQuAD file for RULER's questions (made-up ones)")
+    measured.add_argument("--hotpot", metavar="FILE", type=Path, help="HotpotQA file, likewise")
     measured.add_argument("--evaluator", metavar="LABEL", help="which method chooses the key tokens of longppl")
     measured.add_argument("--chat", action="store_true", help="questions through the chat template")
     measured.add_argument("--seed", metavar="N", type=int, default=0, help="seed of the questions (0)")
@@ -80,6 +85,8 @@ def run(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
         _measure(evaluation, request, console)
     finally:
         evaluation.close()
+        if evaluation.journal.records:
+            console.print(f"report: {evaluation.report(request.out)}")
     return 0
 
 
@@ -106,6 +113,10 @@ def _request(asked: argparse.Namespace) -> Request:
         protocol=asked.protocol,
         depths=asked.depths,
         trials=asked.trials,
+        ruler_tasks=named([asked.ruler_tasks]) if asked.ruler_tasks else tuple(RULER_TASKS),
+        ruler_samples=asked.ruler_samples,
+        squad=asked.squad,
+        hotpot=asked.hotpot,
         evaluator=asked.evaluator,
         chat=asked.chat,
         seed=asked.seed,

@@ -6,23 +6,29 @@ In the output folder: ``evaluation.json`` (settings), ``records.jsonl`` (every s
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import date
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 from longrope_vllm.errors import EvaluationError
 from longrope_vllm.evaluation.compared import compared_by
-from longrope_vllm.evaluation.documents import Document, cut_documents
+from longrope_vllm.evaluation.documents import Document as TokenDocument
+from longrope_vllm.evaluation.documents import cut_documents
 from longrope_vllm.evaluation.encoder import Encoder
 from longrope_vllm.evaluation.longppl import CONTEXT
 from longrope_vllm.evaluation.methods import NONE
 from longrope_vllm.evaluation.plan import Asked, longppl_work, perplexity_work
 from longrope_vllm.evaluation.protocols import Protocol
-from longrope_vllm.evaluation.questions import needles, passkeys, question_work
+from longrope_vllm.evaluation.questions import needles, passkeys, question_work, rulers
 from longrope_vllm.evaluation.records import Journal
+from longrope_vllm.evaluation.report import About, Document, write_report
 from longrope_vllm.evaluation.request import NEEDS_DOCUMENTS, Request
+from longrope_vllm.evaluation.ruler import Sources
+from longrope_vllm.evaluation.ruler.questions import read_hotpot, read_squad
 from longrope_vllm.evaluation.settings import (
     Settings,
-    document_lines,
+    document_ids,
     settle,
     vocabulary_hash,
 )
@@ -38,9 +44,40 @@ class Evaluation:
     journal: Journal
     settings: Settings
     subjects: Sequence[Subject]
+    model: str
     trained_window: int | None
     notes: tuple[str, ...]
     """What a user should know beforehand."""
+
+    def report(self, out: Path) -> Path:
+        """Write the page of everything that stands in the journal into ``out``; its path."""
+        return write_report(out, self.journal.records.values(), self.about())
+
+    def about(self) -> About:
+        """The head of the page."""
+        planned = {key for piece in self.work for key in piece.keys} | set(self.journal.records)
+        settings = self.settings
+        return About(
+            title=f"{self.model} by length",
+            model=self.model,
+            trained_window=self.trained_window,
+            commands=settings.commands,
+            versions=settings.versions,
+            documents=tuple(
+                Document(
+                    name=f"{found.index}: {found.source}", kind=found.group, tokens=found.tokens, sha256=found.sha256
+                )
+                for found in settings.documents
+            ),
+            settings=(
+                ("protocol", settings.protocol),
+                ("seed", str(settings.seed)),
+                ("prompts", "through the chat template" if settings.chat else "as plain text"),
+                *((f"method {label}", stands_for) for label, stands_for in settings.methods.items()),
+            ),
+            created=settings.created,
+            planned=len(planned),
+        )
 
     def close(self) -> None:
         """Give back what the subjects hold."""
@@ -73,10 +110,11 @@ def prepare(request: Request, *, command: str) -> Evaluation:
         protocol=request.protocol,
         seed=request.seed,
         depths=request.depth_values,
-        documents=document_lines(documents),
+        documents=document_ids(documents),
         methods=compared.identities,
         commands=(command,),
         versions=_versions(),
+        created=date.today().isoformat(),
     )
     journal = Journal.open(request.out / "records.jsonl")
     settings = settle(request.out / "evaluation.json", settings)
@@ -85,12 +123,13 @@ def prepare(request: Request, *, command: str) -> Evaluation:
         journal=journal,
         settings=settings,
         subjects=compared.subjects,
+        model=compared.model,
         trained_window=compared.trained_window,
         notes=tuple(notes),
     )
 
 
-def _documents(request: Request, tokenizer: Any) -> list[Document]:
+def _documents(request: Request, tokenizer: Any) -> list[TokenDocument]:
     if not NEEDS_DOCUMENTS & set(request.tasks):
         return []
     length = request.document_tokens or request.lengths[-1]
@@ -114,11 +153,24 @@ def _work(request: Request, asked: Asked) -> tuple[list[Work], list[str]]:
         haystacks = [asked.encoder.tokenizer.decode(document.tokens) for document in asked.documents]
         return question_work(needles(asked, haystacks=haystacks), asked)
 
+    def sources() -> Sources:
+        return Sources(
+            prose=asked.encoder.tokenizer.decode(asked.documents[0].tokens),
+            squad=None if request.squad is None else read_squad(request.squad),
+            hotpot=None if request.hotpot is None else read_hotpot(request.hotpot),
+        )
+
+    def ruler() -> list[Work]:
+        return question_work(
+            rulers(asked, tasks=request.ruler_tasks, samples=request.ruler_samples, sources=sources()), asked
+        )
+
     by_task: dict[str, Callable[[], list[Work]]] = {
         "ppl": lambda: perplexity_work(asked),
         "passkey": lambda: question_work(passkeys(asked), asked),
         "needle": needle,
         "longppl": longppl,
+        "ruler": ruler,
     }
     return [work for task in request.tasks for work in by_task[task]()], notes
 

@@ -14,6 +14,7 @@ from longrope_vllm.evaluation.passkey import passkey_prompt
 from longrope_vllm.evaluation.plan import Asked, by_rope
 from longrope_vllm.evaluation.prompt import Prompt
 from longrope_vllm.evaluation.records import Key, Record
+from longrope_vllm.evaluation.ruler import Sources, ruler_prompt
 from longrope_vllm.evaluation.subject import Subject
 from longrope_vllm.evaluation.work import Work
 
@@ -52,6 +53,25 @@ def needles(asked: Asked, *, haystacks: Sequence[str]) -> Iterable[Question]:
             return needle_prompt(asked.encoder.count, length=length, depth=depth, haystack=haystack, draw=draw)
 
         yield Question(task="needle", length=length, group="needle", sample=sample, make=make)
+
+
+def rulers(asked: Asked, *, tasks: Sequence[str], samples: int, sources: Sources) -> Iterable[Question]:
+    """Each length, task and sample."""
+    for length in asked.lengths:
+        for task in tasks:
+            for sample in range(samples):
+
+                def make(draw: random.Random, length: int = length, task: str = task, sample: int = sample) -> Prompt:
+                    return ruler_prompt(
+                        task,
+                        length=length,
+                        sample=sample,
+                        seed=asked.seed,
+                        count=asked.encoder.count,
+                        sources=sources,
+                    )
+
+                yield Question(task="ruler", length=length, group=task, sample=str(sample), make=make)
 
 
 def question_work(questions: Iterable[Question], asked: Asked) -> list[Work]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from longrope_vllm.errors import EvaluationError
 from longrope_vllm.evaluation.protocols import Protocol
+from longrope_vllm.evaluation.ruler import TASKS as RULER_TASKS
 
 TASKS = {
     "ppl": "perplexity by length, and loss by position",
@@ -41,8 +42,11 @@ class Request:
     depths: int = 5
     trials: int = 2
     evaluator: str | None = None
-    ruler_tasks: tuple[str, ...] = ()
+    ruler_tasks: tuple[str, ...] = tuple(RULER_TASKS)
     ruler_samples: int = 5
+    squad: Path | None = None
+    hotpot: Path | None = None
+    """Files of questions for RULER's two tasks of question answering; made-up ones without."""
     benchmarks: tuple[str, ...] = ()
     benchmark_limit: int | None = None
     include_path: Path | None = None
@@ -81,6 +85,9 @@ class Request:
                 f"{self.document_tokens:,}: raise --document-tokens."
             )
         Protocol.named(self.protocol)
+        for name in self.ruler_tasks:
+            if name not in RULER_TASKS:
+                raise EvaluationError(f"Expected RULER tasks out of {', '.join(RULER_TASKS)}, found {name!r}.")
         self._check_short()
 
     @property

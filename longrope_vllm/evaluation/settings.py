@@ -20,6 +20,22 @@ _SAMPLED = 1 << 20  # bytes at either end of a file of weights that are hashed: 
 
 
 @dataclass(frozen=True, kw_only=True)
+class DocumentId:
+    """A document without its tokens."""
+
+    group: str
+    index: int
+    source: str
+    """The text it was cut from, and where."""
+    tokens: int
+    sha256: str
+    """Of that text."""
+
+    def __str__(self) -> str:
+        return f"{self.group} {self.index}: {self.source}, {self.tokens:,} tokens, sha256 {self.sha256}"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """Settings of one folder."""
 
@@ -29,19 +45,25 @@ class Settings:
     protocol: str
     seed: int
     depths: tuple[float, ...]
-    documents: tuple[str, ...]
-    """Each with its group, number, source and the hash of its text."""
+    documents: tuple[DocumentId, ...]
     methods: Mapping[str, str]
     """Label to what it stands for: model and factors."""
     commands: tuple[str, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
+    created: str = ""
+    """The day of the last measurement."""
 
 
-def document_lines(documents: Sequence[Document]) -> tuple[str, ...]:
-    """One line a document."""
+def document_ids(documents: Sequence[Document]) -> tuple[DocumentId, ...]:
+    """``documents`` without their tokens."""
     return tuple(
-        f"{document.group} {document.index}: {document.source}, {len(document.tokens):,} tokens, "
-        f"sha256 {document.sha256}"
+        DocumentId(
+            group=document.group,
+            index=document.index,
+            source=document.source,
+            tokens=len(document.tokens),
+            sha256=document.sha256,
+        )
         for document in documents
     )
 
@@ -60,7 +82,7 @@ def _read(path: Path) -> Settings:
         if stated.pop("format") != _FORMAT:
             raise ValueError("another format")
         listed: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in stated.items()}
-        return Settings(**listed)
+        return Settings(**{**listed, "documents": tuple(DocumentId(**found) for found in listed["documents"])})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise EvaluationError(
             f"Expected the settings of an evaluation in {path}, found something else ({error}): choose another folder."
@@ -69,7 +91,7 @@ def _read(path: Path) -> Settings:
 
 def _joined(before: Settings, now: Settings, path: Path) -> Settings:
     for item in fields(Settings):
-        if item.name in ("methods", "commands", "versions") or (
+        if item.name in ("methods", "commands", "versions", "created") or (
             item.name == "documents" and not (before.documents and now.documents)
         ):
             continue

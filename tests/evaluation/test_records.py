@@ -38,6 +38,6 @@ def test_a_line_that_was_cut_off_is_dropped_and_the_next_record_is_whole(tmp_pat
 def test_a_file_of_another_kind_is_refused_and_kept(tmp_path: Path) -> None:
     path = tmp_path / "records.jsonl"
     path.write_text('{"something": "else"}\n')
-    with pytest.raises(EvaluationError, match="line 1 of .*records.jsonl: choose another"):
+    with pytest.raises(EvaluationError, match=r"line 1 of .*records\.jsonl: choose another"):
         Journal.open(path)
     assert path.read_text() == '{"something": "else"}\n'

@@ -50,7 +50,7 @@ class Frame:
     styles: Mapping[str, Style]
     """Of every method of the page."""
     trained_window: int
-    """Tokens; marked where the figure has lengths or positions."""
+    """Tokens, 0 where it is not known; marked where the figure has lengths or positions."""
 
 
 def styles(methods: Sequence[str]) -> dict[str, Style]:

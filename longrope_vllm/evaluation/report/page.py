@@ -41,8 +41,8 @@ class About:
 
     title: str
     model: str
-    trained_window: int
-    """Tokens."""
+    trained_window: int | None
+    """Tokens; None where it is not known."""
     commands: tuple[str, ...]
     versions: Mapping[str, str]
     documents: tuple[Document, ...]
@@ -57,7 +57,7 @@ class About:
 def write_report(folder: Path, records: Iterable[Record], about: About) -> Path:
     """Write the page and its figures into ``folder``, which exists; its path. Raises ``OSError``."""
     summary = summarize(records, planned=about.planned)
-    found = sections(summary, trained_window=about.trained_window)
+    found = sections(summary, trained_window=about.trained_window or 0)
     (folder / "figures").mkdir(exist_ok=True)
     figures = {drawing.name: drawing.draw() for section in found for drawing in section.drawings}
     for name, content in figures.items():
@@ -70,7 +70,7 @@ def write_report(folder: Path, records: Iterable[Record], about: About) -> Path:
 def markdown(records: Iterable[Record], about: About) -> str:
     """The findings, the tables and how they were measured as Markdown."""
     summary = summarize(records, planned=about.planned)
-    found = sections(summary, trained_window=about.trained_window)
+    found = sections(summary, trained_window=about.trained_window or 0)
     parts = [f"# {_escaped(about.title)}", _escaped(headline(summary, about))]
     if summary.samples < about.planned:
         parts.append(f"**Not finished.** {_escaped(UNFINISHED)}")
@@ -86,8 +86,8 @@ def markdown(records: Iterable[Record], about: About) -> str:
 def headline(summary: Summary, about: About) -> str:
     """Which model, and how much of the run is there."""
     done = f"{summary.samples:,} of {about.planned:,} planned samples"
-    window = f"trained window {format_length(about.trained_window)}"
-    return f"{about.model}, {window}; {done}."
+    window = f", trained window {format_length(about.trained_window)}" if about.trained_window else ""
+    return f"{about.model}{window}; {done}."
 
 
 def _html(summary: Summary, found: tuple[Section, ...], figures: Mapping[str, bytes], about: About) -> str:
