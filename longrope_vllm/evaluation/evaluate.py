@@ -50,8 +50,10 @@ class Evaluation:
     """What a user should know beforehand."""
 
     def report(self, out: Path) -> Path:
-        """Write the page of everything that stands in the journal into ``out``; its path."""
-        return write_report(out, self.journal.records.values(), self.about())
+        """Write the page of everything that stands in the journal into ``out``, methods in the order of their names."""
+        order = list(self.settings.methods)
+        records = sorted(self.journal.records.values(), key=lambda record: order.index(record.key.method))
+        return write_report(out, records, self.about())
 
     def about(self) -> About:
         """The head of the page."""

@@ -131,7 +131,7 @@ class Server:
     def _call(self, method: str, path: str, *, limit: float, **arguments: Any) -> Any:
         options = {"timeout": self._openai.Timeout(limit, connect=CONNECT_LIMIT)}
         try:
-            return getattr(self._client, method)(path, cast_to=object, options=options, **arguments)
+            found = getattr(self._client, method)(path, cast_to=object, options=options, **arguments)
         except self._openai.APIStatusError as error:
             body = error.body
             said = (body.get("message") if isinstance(body, dict) else None) or error.message
@@ -148,6 +148,9 @@ class Server:
                 f"Expected a server at {self.url}, found none that answers ({type(cause).__name__} {cause}): is it "
                 "running?"
             ) from error
+        if not isinstance(found, dict):
+            raise ServerError(f"Expected an OpenAI-compatible server at {self.url}, found another: check the URL.")
+        return found
 
 
 def _tier(found: Any) -> int | None:

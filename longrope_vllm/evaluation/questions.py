@@ -75,10 +75,17 @@ def rulers(asked: Asked, *, tasks: Sequence[str], samples: int, sources: Sources
 
 
 def question_work(questions: Iterable[Question], asked: Asked) -> list[Work]:
-    """One piece for each question and rope."""
+    """One piece for each question and rope.
+
+    Raises ``EvaluationError`` when the shortest length has no room for one of the kinds of question.
+    """
+    listed = list(questions)
+    shortest = {question.group: question for question in listed if question.length == asked.lengths[0]}
+    for question in shortest.values():
+        question.prompt(asked.seed)
     return [
         _piece(question, rope[question.length], asked)
-        for question in questions
+        for question in listed
         for rope in by_rope(asked.subjects, [question.length])
     ]
 

@@ -84,7 +84,12 @@ class Request:
                 f"Expected documents of at least the longest length, {self.lengths[-1]:,} tokens, found "
                 f"{self.document_tokens:,}: raise --document-tokens."
             )
-        Protocol.named(self.protocol)
+        stride = Protocol.named(self.protocol).stride
+        if stride is not None and stride > self.lengths[0] - 2:
+            raise EvaluationError(
+                f"Expected windows longer than the {stride:,} tokens they move by, found lengths from "
+                f"{self.lengths[0]:,}: leave out the shorter ones, or name sliding:TOKENS with fewer."
+            )
         for name in self.ruler_tasks:
             if name not in RULER_TASKS:
                 raise EvaluationError(f"Expected RULER tasks out of {', '.join(RULER_TASKS)}, found {name!r}.")

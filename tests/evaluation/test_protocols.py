@@ -17,14 +17,12 @@ def position_losses(sequence: Tensor) -> Tensor:
     return sequence.double().cumsum(0)[:-1] / torch.arange(1, len(sequence)) + sequence[1:] * 0.01
 
 
-@pytest.mark.parametrize("size", [5, 8, 40])
+@pytest.mark.parametrize("size", [7, 8, 40])
 @pytest.mark.parametrize("stride", [1, 3, 5])
 @pytest.mark.parametrize("bos", [[], [99]])
 def test_sliding_windows_count_every_token_once_as_a_plain_loop_does(size: int, stride: int, bos: list[int]) -> None:
     document = torch.arange(1, 31)
     reach = size - len(bos)
-    if stride > reach:
-        return
     found = sliding_losses(position_losses, document, bos=bos, size=size, stride=stride)
     by_window, counted = [], 0
     for begin in range(0, len(document), stride):
