@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from completions_site import Site, serving
 
+from completions_site import Site, serving
 from longrope_vllm.errors import ServerError
 from longrope_vllm.evaluation.over_http import Server
 
