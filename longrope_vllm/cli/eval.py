@@ -67,6 +67,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     measured.add_argument("--trials", metavar="N", type=int, default=2, help="questions for each length and depth (2)")
     measured.add_argument("--ruler-tasks", metavar="NAMES", help="some of RULER's tasks (all)")
     measured.add_argument("--ruler-samples", metavar="N", type=int, default=5, help="of each task and length (5)")
+    measured.add_argument("--benchmarks", metavar="NAMES", help="for the task short: arc_easy,hellaswag,...")
+    measured.add_argument("--benchmark-limit", metavar="N", type=int, help="the first N samples of each (all)")
+    measured.add_argument("--include-path", metavar="FOLDER", type=Path, help="your own task files for lm-eval")
     measured.add_argument("--squad", metavar="FILE", type=Path, help="SQuAD file for RULER's questions (made-up ones)")
     measured.add_argument("--hotpot", metavar="FILE", type=Path, help="HotpotQA file, likewise")
     measured.add_argument("--evaluator", metavar="LABEL", help="which method chooses the key tokens of longppl")
@@ -115,6 +118,9 @@ def _request(asked: argparse.Namespace) -> Request:
         trials=asked.trials,
         ruler_tasks=named([asked.ruler_tasks]) if asked.ruler_tasks else tuple(RULER_TASKS),
         ruler_samples=asked.ruler_samples,
+        benchmarks=named([asked.benchmarks]) if asked.benchmarks else (),
+        benchmark_limit=asked.benchmark_limit,
+        include_path=asked.include_path,
         squad=asked.squad,
         hotpot=asked.hotpot,
         evaluator=asked.evaluator,

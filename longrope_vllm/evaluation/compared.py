@@ -32,6 +32,9 @@ class Compared:
     """What a request compares."""
 
     subjects: Sequence[Subject]
+    short_subjects: Sequence[Subject]
+    """For benchmarks of short questions: the unextended model first, then each set of factors as it is served here, a
+    tier for each request, and as engines with one rope serve it."""
     identities: Mapping[str, str]
     """What each label stands for."""
     tokenizer: Any
@@ -53,10 +56,13 @@ def _checkpoint(request: Request) -> Compared:
     tokenizer = _tokenizer(request.tokenizer or str(folder))
     model = LoadedModel(folder, dtype=_dtype(request.dtype), device=_device(request.device))
     identity = checkpoint_identity(folder)
-    subjects: list[Subject] = [InProcess(model, tokenizer, method) for method in methods]
+    short_methods = _short_methods(methods, config, request)
     return Compared(
-        subjects=subjects,
-        identities={method.label: f"{identity}, {request.dtype}, {method.identity}" for method in methods},
+        subjects=[InProcess(model, tokenizer, method) for method in methods],
+        short_subjects=[InProcess(model, tokenizer, method) for method in short_methods],
+        identities={
+            method.label: f"{identity}, {request.dtype}, {method.identity}" for method in (*short_methods, *methods)
+        },
         tokenizer=tokenizer,
         trained_window=Geometry.from_config(config).trained_window,
         model=folder.resolve().name,
@@ -78,6 +84,18 @@ def _methods(request: Request, config: Any) -> list[Method]:
     return found
 
 
+def _short_methods(methods: Sequence[Method], config: Any, request: Request) -> list[Method]:
+    if "short" not in request.tasks:
+        return []
+    found = {method.label: method for method in methods}
+    if read_rope_block(config) is None:
+        found = {NONE: named_method(NONE, config, lengths=request.lengths)} | found
+    for method in methods:
+        if len(method.factors.tiers) > 1:
+            found.setdefault((long := method.long_for_all()).label, long)
+    return list(found.values())
+
+
 def _server(request: Request) -> Compared:
     server = Server(
         request.target,
@@ -93,8 +111,10 @@ def _server(request: Request) -> Compared:
             "its folder with --tokenizer."
         )
     known = (Path(named) / "config.json").is_file()
+    server.tokenizer = named
     return Compared(
         subjects=[server],
+        short_subjects=[server],
         identities={server.label: server.identity},
         tokenizer=_tokenizer(named),
         trained_window=Geometry.from_checkpoint(named).trained_window if known else None,

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from longrope_vllm.errors import EvaluationError
-from longrope_vllm.evaluation.compared import compared_by
+from longrope_vllm.evaluation.compared import Compared, compared_by
 from longrope_vllm.evaluation.documents import Document as TokenDocument
 from longrope_vllm.evaluation.documents import cut_documents
 from longrope_vllm.evaluation.encoder import Encoder
@@ -32,6 +32,7 @@ from longrope_vllm.evaluation.settings import (
     settle,
     vocabulary_hash,
 )
+from longrope_vllm.evaluation.short import benchmark_work
 from longrope_vllm.evaluation.subject import Subject
 from longrope_vllm.evaluation.work import Work
 
@@ -105,7 +106,7 @@ def prepare(request: Request, *, command: str) -> Evaluation:
         seed=request.seed,
         protocol=Protocol.named(request.protocol),
     )
-    work, notes = _work(request, asked)
+    work, notes = _work(request, asked, compared)
     settings = Settings(
         tokenizer=vocabulary_hash(compared.tokenizer),
         chat=request.chat,
@@ -138,7 +139,7 @@ def _documents(request: Request, tokenizer: Any) -> list[TokenDocument]:
     return cut_documents(request.documents, tokenizer, length=length, count=request.samples)
 
 
-def _work(request: Request, asked: Asked) -> tuple[list[Work], list[str]]:
+def _work(request: Request, asked: Asked, compared: Compared) -> tuple[list[Work], list[str]]:
     notes: list[str] = []
 
     def longppl() -> list[Work]:
@@ -173,6 +174,7 @@ def _work(request: Request, asked: Asked) -> tuple[list[Work], list[str]]:
         "needle": needle,
         "longppl": longppl,
         "ruler": ruler,
+        "short": lambda: benchmark_work(request, compared.short_subjects, asked.encoder),
     }
     return [work for task in request.tasks for work in by_task[task]()], notes
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Hashable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,9 @@ from longrope_vllm.evaluation.perplexity import token_losses
 from longrope_vllm.evaluation.subject import Answered, Scored
 from longrope_vllm.extras import require
 from longrope_vllm.hf import fixed_rope
+
+if TYPE_CHECKING:
+    from longrope_vllm.evaluation.harness.models import Bounded
 
 
 class LoadedModel:
@@ -72,6 +75,18 @@ class InProcess:
             found = _in_memory(lambda: self._generate(list(prompt), max_tokens), tokens=length)
         text = self._tokenizer.decode(found[len(prompt) :], skip_special_tokens=True)
         return Answered(text=text, tier=tier.max_length)
+
+    def harness_model(self) -> "Bounded":
+        """Each request under the tier of its length."""
+        from longrope_vllm.evaluation.harness.models import LiveModel
+
+        module, factors = self._model.module, self._method.factors
+        return LiveModel(
+            module,
+            self._tokenizer,
+            limit=factors.max_length,
+            rope_for=lambda length: fixed_rope(module, factors, length=length),
+        )
 
     def close(self) -> None:
         """Nothing is held that the process does not give back."""

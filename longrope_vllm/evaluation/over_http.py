@@ -5,7 +5,7 @@ request is sent twice: a repeated prefill of a long document would only make a s
 """
 
 from collections.abc import Hashable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -14,7 +14,12 @@ from longrope_vllm.errors import ServerError
 from longrope_vllm.evaluation.subject import Answered, Scored
 from longrope_vllm.extras import require
 
+if TYPE_CHECKING:
+    from longrope_vllm.evaluation.harness.models import Bounded
+
 CONNECT_LIMIT = 10.0
+_UNTOLD = 1 << 30
+"""Tokens that a server is trusted to take when it does not tell its limit."""
 _PATIENCE = 120.0
 """Seconds that any request may take."""
 _SLOWEST = 50.0
@@ -30,6 +35,8 @@ class Server:
         """Ask the server what it serves. Raises ``ServerError`` when it cannot be reached or serves something else."""
         self._openai = require("openai", "eval")
         self.url = url.rstrip("/").removesuffix("/v1")
+        self.tokenizer: str | None = None
+        """Folder of its tokenizer, once it is known."""
         self._label = label
         self._concurrency = concurrency
         self._client: Any = self._openai.OpenAI(
@@ -97,6 +104,21 @@ class Server:
         """A greedy answer, under the rope that the server chooses. Raises ``ServerError``."""
         found = self._complete(list(prompt), max_tokens=max_tokens)
         return Answered(text=str(found["choices"][0]["text"]), tier=_tier(found))
+
+    def harness_model(self) -> "Bounded":
+        """The server as lm-eval asks it."""
+        from longrope_vllm.evaluation.harness.models import ServerModel
+
+        assert self.tokenizer is not None, "the tokenizer is chosen before anything is asked"
+        return ServerModel(
+            self.url,
+            self.model,
+            tokenizer=self.tokenizer,
+            limit=self._entry.get("max_model_len") or _UNTOLD,
+            api_key=self._client.api_key,
+            seconds=_PATIENCE,
+            seconds_per_token=1 / _SLOWEST,
+        )
 
     def close(self) -> None:
         """End the connections."""

@@ -2,9 +2,12 @@
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from longrope_vllm.evaluation.harness.models import Bounded  # lm-eval takes seconds to import
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +51,9 @@ class Subject(Protocol):
 
     def answer(self, prompt: Sequence[int], *, max_tokens: int, length: int) -> Answered:
         """The greedy continuation of ``prompt``, under the rope of sequences of ``length`` tokens."""
+
+    def harness_model(self) -> "Bounded":
+        """Itself as a model of lm-eval. Raises ``MissingExtraError`` without lm-eval."""
 
     def close(self) -> None:
         """Give back what it holds."""

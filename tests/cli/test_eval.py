@@ -13,6 +13,7 @@ import pytest
 from completions_site import Site, serving
 from longrope_vllm import Factors, Geometry, write_factors
 from longrope_vllm.cli.main import main
+from short_tasks import CHOICE, WRITE, write_tasks
 from tiny_models import LONG, byte_tokenizer, stretched, tiny_llama
 
 LENGTHS = "512,1k"
@@ -74,6 +75,8 @@ def records(out: Path) -> dict[tuple[str, ...], dict[str, float]]:
         (["--device", "abacus"], "Expected --device auto, cpu or cuda, found 'abacus'"),
         (["--tasks", "longppl"], "Expected a length above 4,096 tokens for longppl"),
         (["--tasks", "ruler", "--ruler-tasks", "niah"], "Expected RULER tasks out of niah_single_1"),
+        (["--tasks", "short"], "Expected --benchmarks together with the task short"),
+        (["--tasks", "short", "--benchmarks", "arc_eazy"], "arc_easy"),
         (["--concurrency", "2"], "Expected --label, --model and --concurrency only with the URL"),
     ],
 )
@@ -176,6 +179,22 @@ def test_a_server_that_dies_leaves_what_it_answered_and_another_goes_on(
     assert len(site.bodies) == 8 - 3
     assert {key: records(out)[key] for key in kept} == kept
     assert {key[1] for key in records(out)} == {"tiny"}
+
+
+def test_short_questions_are_asked_under_the_own_rope_once_and_under_the_long_one(model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    tasks = write_tasks(tmp_path)
+    more = ("--benchmarks", f"{CHOICE},{WRITE}", "--benchmark-limit", "5", "--include-path", str(tasks))
+    assert main(options(model, out, "--methods", "yarn", "--tasks", "short", *more)) == 0
+    found = records(out)
+    assert [key[1] for key in dict.fromkeys(key[:2] for key in found)] == ["none", "yarn", "yarn, long for all"]
+    scores = {
+        method: [values for key, values in found.items() if key[1] == method]
+        for method in ("none", "yarn", "yarn, long for all")
+    }
+    assert len(scores["none"]) == 10
+    assert scores["none"] == scores["yarn"]
+    assert "yarn, long for all" in (out / "report.html").read_text()
 
 
 def test_a_server_takes_no_factors(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

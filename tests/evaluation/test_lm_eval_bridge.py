@@ -12,9 +12,9 @@ import torch
 
 from longrope_vllm import Factors, Geometry
 from longrope_vllm.errors import EvaluationError
-from longrope_vllm.evaluation.lm_eval_bridge import Bridge, short_work
-from longrope_vllm.evaluation.lm_eval_models import LiveModel
-from longrope_vllm.evaluation.lm_eval_tasks import Benchmarks
+from longrope_vllm.evaluation.harness.benchmarks import Benchmarks
+from longrope_vllm.evaluation.harness.bridge import Bridge, short_work
+from longrope_vllm.evaluation.harness.models import LiveModel
 from longrope_vllm.evaluation.records import Record
 from longrope_vllm.hf import fixed_rope
 from short_tasks import CHOICE, FEWSHOT, WRITE, write_tasks
@@ -178,7 +178,7 @@ def test_pieces_give_what_one_run_gives(bridge_with: BridgeWith) -> None:
     assert len({bridge._requests(bridge.load(FEWSHOT), index)[0].args[0][:40] for index in range(8)}) > 1
     pieces = [sample for part in ([5, 2], [7], [0, 1, 3], [4, 6]) for sample in bridge.measure(FEWSHOT, part)]
     assert {sample.index: sample for sample in pieces} == whole
-    works = short_work(bridge, FEWSHOT, method="none", indices=range(7), piece=3)
+    works = short_work(bridge, FEWSHOT, methods=["none"], indices=range(7), piece=3)
     assert [len(work.keys) for work in works] == [3, 3, 1]
     records = [record for work in works for record in work.measure()]
     assert [record.key for record in records] == [key for work in works for key in work.keys]
@@ -221,7 +221,7 @@ def test_what_does_not_fit_is_refused_before_anything_runs(
     with pytest.raises(EvaluationError, match=r"at most 40 tokens .* found \d+ in sample 1 of .* cut off; raise"):
         bridge.measure(name, [0, 1])
     with pytest.raises(EvaluationError, match="in sample 1 of"):
-        short_work(bridge, name, method="none")
+        short_work(bridge, name, methods=["none"])
     assert bridge.tokens(name, [0]) > extra
 
 

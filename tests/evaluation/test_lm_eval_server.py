@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from longrope_vllm.errors import EvaluationError, ServerError
-from longrope_vllm.evaluation.lm_eval_bridge import Bridge
-from longrope_vllm.evaluation.lm_eval_models import LiveModel, ServerModel
-from longrope_vllm.evaluation.lm_eval_tasks import Benchmarks
+from longrope_vllm.evaluation.harness.benchmarks import Benchmarks
+from longrope_vllm.evaluation.harness.bridge import Bridge
+from longrope_vllm.evaluation.harness.models import LiveModel, ServerModel
 from short_tasks import CHOICE, WRITE, write_tasks
 from tiny_models import LONG, byte_tokenizer, tiny_llama
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from longrope_vllm.errors import EvaluationError
-from longrope_vllm.evaluation.lm_eval_tasks import Benchmarks
-from longrope_vllm.evaluation.ruler_bounds import Ruler
+from longrope_vllm.evaluation.harness.benchmarks import Benchmarks
+from longrope_vllm.evaluation.harness.ruler_bounds import Ruler
 from short_tasks import CHOICE, write_task, write_tasks
 from tiny_models import byte_tokenizer, tiny_llama
 

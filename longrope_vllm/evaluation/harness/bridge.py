@@ -1,6 +1,6 @@
 """Short benchmarks and lm-eval's RULER, sample by sample, as records that an interrupted evaluation can go on from.
 
-In: a model of ``lm_eval_models`` and the benchmarks of ``lm_eval_tasks``. Out: for each document those metrics of
+In: a model of ``models`` and some of the ``benchmarks``. Out: for each document those metrics of
 lm-eval that are averaged over documents. lm-eval builds the requests and scores the answers. Its ``evaluate`` is not
 used: it numbers chosen documents by their order, draws the few-shot examples of a document from a state that the
 documents before it have moved, and reads the whole data set anew for each call. Here each document stands on its own,
@@ -14,8 +14,8 @@ from itertools import groupby
 from typing import Any
 
 from longrope_vllm.errors import EvaluationError
-from longrope_vllm.evaluation.lm_eval_models import Bounded
-from longrope_vllm.evaluation.lm_eval_tasks import Benchmark, Benchmarks, quiet
+from longrope_vllm.evaluation.harness.benchmarks import Benchmark, Benchmarks, quiet
+from longrope_vllm.evaluation.harness.models import Bounded
 from longrope_vllm.evaluation.records import Key, Record
 from longrope_vllm.evaluation.work import Work
 from longrope_vllm.extras import require
@@ -63,6 +63,15 @@ class Bridge:
         """Tokens that ``measure`` reads and may write. Raises ``EvaluationError`` for a request that is too long."""
         benchmark = self.load(name)
         return sum(self._lm.check(self._requests(benchmark, index)) for index in self._checked(benchmark, indices))
+
+    def lengths(self, name: str, indices: Sequence[int]) -> frozenset[int]:
+        """The different lengths of the requests of these documents, in tokens."""
+        benchmark = self.load(name)
+        return frozenset(
+            self._lm.length(request)
+            for index in self._checked(benchmark, indices)
+            for request in self._requests(benchmark, index)
+        )
 
     def measure(self, name: str, indices: Sequence[int]) -> list[Sample]:
         """Ask the documents ``indices`` of the benchmark ``name``.
@@ -132,10 +141,11 @@ class Bridge:
 
 
 def short_work(
-    bridge: Bridge, name: str, *, method: str, indices: Sequence[int] | None = None, piece: int = PIECE
+    bridge: Bridge, name: str, *, methods: Sequence[str], indices: Sequence[int] | None = None, piece: int = PIECE
 ) -> list[Work]:
     """The benchmark ``name``, or its documents ``indices``, in pieces of ``piece`` documents.
 
+    Each sample is asked once and written down for all of ``methods``, which are those that would be asked the same.
     Every request is built and its length checked here, so that none is too long after hours.
     """
     benchmark = bridge.load(name)
@@ -144,16 +154,19 @@ def short_work(
     task = "ruler" if benchmark.length else "short"
 
     def work(part: Sequence[int]) -> Work:
-        keys = [Key(task, method, benchmark.length, name, str(index)) for index in part]
+        group = f"{name} (lm-eval)" if benchmark.length else name  # our own RULER goes by the plain name
+        keys = [Key(task, method, benchmark.length, group, str(index)) for method in methods for index in part]
 
         def measure() -> list[Record]:
             started = time.monotonic()
             samples = bridge.measure(name, part)
             seconds = (time.monotonic() - started) / len(part)
-            return [_record(key, sample, seconds=seconds) for key, sample in zip(keys, samples, strict=True)]
+            return [
+                _record(key, sample, seconds=seconds) for key, sample in zip(keys, samples * len(methods), strict=True)
+            ]
 
         return Work(
-            title=f"{task} {method} {name} {part[0]}-{part[-1]}",
+            title=f"{task} {methods[0]} {name} {part[0]}-{part[-1]}",
             keys=tuple(keys),
             tokens=bridge.tokens(name, part),
             measure=measure,

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from longrope_vllm.errors import EvaluationError
-from longrope_vllm.evaluation.ruler_bounds import Ruler, bounded
+from longrope_vllm.evaluation.harness.ruler_bounds import Ruler, bounded
 from longrope_vllm.extras import require
 
 SEED = 1234
