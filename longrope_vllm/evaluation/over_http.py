@@ -88,9 +88,13 @@ class Server:
         return self.url, self.label, length
 
     def score(self, tokens: Tensor, *, length: int) -> Scored:
-        """Losses of ``tokens``. Raises ``ServerError``."""
-        ids = tokens.tolist()
-        found = self._complete(ids, max_tokens=0, echo=True, logprobs=1)
+        """Losses of ``tokens``, without the last one where they fill the server: vLLM keeps room for an answer.
+
+        Raises ``ServerError``.
+        """
+        limit = self._entry.get("max_model_len") or _UNTOLD
+        ids = tokens[: limit - 1].tolist()
+        found = self._complete(ids, policy="prompt", max_tokens=0, echo=True, logprobs=1)
         stated = (found["choices"][0].get("logprobs") or {}).get("token_logprobs") or []
         if len(stated) < len(ids) or any(value is None for value in stated[1 : len(ids)]):
             raise ServerError(
@@ -102,7 +106,7 @@ class Server:
 
     def answer(self, prompt: Sequence[int], *, max_tokens: int, length: int) -> Answered:
         """A greedy answer, under the rope that the server chooses. Raises ``ServerError``."""
-        found = self._complete(list(prompt), max_tokens=max_tokens)
+        found = self._complete(list(prompt), policy="prompt+max_tokens", max_tokens=max_tokens)
         return Answered(text=str(found["choices"][0]["text"]), tier=_tier(found))
 
     def harness_model(self) -> "Bounded":
@@ -124,10 +128,10 @@ class Server:
         """End the connections."""
         self._client.close()
 
-    def _complete(self, prompt: list[int], *, max_tokens: int, **fields: Any) -> Any:
+    def _complete(self, prompt: list[int], *, policy: str, max_tokens: int, **fields: Any) -> Any:
         body = {"model": self.model, "prompt": prompt, "max_tokens": max_tokens, "temperature": 0.0, **fields}
         if self._tiers:
-            body["longrope_policy"] = "prompt+max_tokens"
+            body["longrope_policy"] = policy
         length = len(prompt) + max_tokens
         found = self._call("post", "/completions", body=body, limit=self._limit(length))
         read = (found.get("usage") or {}).get("prompt_tokens")

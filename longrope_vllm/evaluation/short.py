@@ -40,6 +40,8 @@ def _work(
 ) -> list[Work]:
     from longrope_vllm.evaluation.harness.bridge import Bridge, short_work
 
+    for name in names:
+        benchmarks.load(name)  # before any model is
     template = partial(encoder.tokenizer.apply_chat_template, tokenize=False) if encoder.chat else None
     bridges = [Bridge(subject.harness_model(), benchmarks, chat_template=template) for subject in subjects]
     work = []

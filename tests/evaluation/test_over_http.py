@@ -33,9 +33,18 @@ def test_a_server_with_the_plugin_is_asked_for_the_tier_of_prompt_and_answer() -
     with serving(Site(tiers=(256, 1024))) as site:
         subject = server(site)
         subject.answer([1, 2, 3], max_tokens=7, length=10)
+        subject.score(TOKENS, length=10)
         subject.close()
-    assert site.bodies[0]["longrope_policy"] == "prompt+max_tokens"
+    assert [body["longrope_policy"] for body in site.bodies] == ["prompt+max_tokens", "prompt"]
     assert subject.identity == "tiny served, tiers 256 rope256, 1024 rope1024"
+
+
+def test_a_document_that_fills_the_server_is_scored_but_for_its_last_token() -> None:
+    with serving(Site(limit=10)) as site:
+        subject = server(site)
+        subject.check(10)
+        torch.testing.assert_close(subject.score(TOKENS, length=10).losses, TOKENS[1:9] / 1000)
+        subject.close()
 
 
 @pytest.mark.parametrize(
