@@ -1,16 +1,16 @@
 """One evaluation from request to report: load or connect, plan, measure what is missing, write the report.
 
-In the output folder: ``evaluation.json`` (settings), ``records.jsonl`` (every sample), ``report.html``, ``figures/``.
+In the output folder: ``evaluation.json`` (settings), ``records.jsonl`` (every sample), ``report.html``,
+``report.md``, ``figures/``.
 """
 
-import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from longrope_vllm.atomic import write_atomically
 from longrope_vllm.errors import EvaluationError
 from longrope_vllm.evaluation.compared import Compared, compared_by
 from longrope_vllm.evaluation.documents import Document as TokenDocument
@@ -20,9 +20,10 @@ from longrope_vllm.evaluation.longppl import CONTEXT
 from longrope_vllm.evaluation.methods import NONE
 from longrope_vllm.evaluation.plan import Asked, longppl_work, perplexity_work
 from longrope_vllm.evaluation.protocols import Protocol
+from longrope_vllm.evaluation.provenance import machine, versions
 from longrope_vllm.evaluation.questions import needles, passkeys, question_work, rulers
 from longrope_vllm.evaluation.records import Journal
-from longrope_vllm.evaluation.report import About, Document, write_report
+from longrope_vllm.evaluation.report import About, Document, markdown, write_report
 from longrope_vllm.evaluation.request import NEEDS_DOCUMENTS, Request
 from longrope_vllm.evaluation.ruler import Sources
 from longrope_vllm.evaluation.ruler.questions import read_hotpot, read_squad
@@ -51,9 +52,13 @@ class Evaluation:
     """What a user should know beforehand."""
 
     def report(self, out: Path) -> Path:
-        """Write the page of everything that stands in the journal into ``out``, methods in the order of their names."""
+        """Write the page of everything that stands in the journal into ``out``; its path.
+
+        Methods come in the order in which they were first asked for.
+        """
         order = list(self.settings.methods)
         records = sorted(self.journal.records.values(), key=lambda record: order.index(record.key.method))
+        write_atomically(out / "report.md", markdown(records, self.about()))
         return write_report(out, records, self.about())
 
     def about(self) -> About:
@@ -75,6 +80,7 @@ class Evaluation:
             settings=(
                 ("protocol", settings.protocol),
                 ("seed", str(settings.seed)),
+                ("machine", settings.machine),
                 ("prompts", "through the chat template" if settings.chat else "as plain text"),
                 *((f"method {label}", stands_for) for label, stands_for in settings.methods.items()),
             ),
@@ -116,7 +122,8 @@ def prepare(request: Request, *, command: str) -> Evaluation:
         documents=document_ids(documents),
         methods=compared.identities,
         commands=(command,),
-        versions=_versions(),
+        versions=versions(),
+        machine=machine(),
         created=date.today().isoformat(),
     )
     journal = Journal.open(request.out / "records.jsonl")
@@ -185,13 +192,3 @@ def _evaluator(request: Request, subjects: Sequence[Subject]) -> Subject:
     if label not in labels:
         raise EvaluationError(f"Expected --evaluator out of {', '.join(labels)}, found {label!r}.")
     return subjects[labels.index(label)]
-
-
-def _versions() -> dict[str, str]:
-    found = {"Python": platform.python_version()}
-    for name in ("longrope-vllm", "torch", "transformers"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found

@@ -50,6 +50,8 @@ class Settings:
     """Label to what it stands for: model and factors."""
     commands: tuple[str, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
+    machine: str = ""
+    """On which it was measured last; a server may run on another."""
     created: str = ""
     """The day of the last measurement."""
 
@@ -91,7 +93,7 @@ def _read(path: Path) -> Settings:
 
 def _joined(before: Settings, now: Settings, path: Path) -> Settings:
     for item in fields(Settings):
-        if item.name in ("methods", "commands", "versions", "created") or (
+        if item.name in ("methods", "commands", "versions", "machine", "created") or (
             item.name == "documents" and not (before.documents and now.documents)
         ):
             continue
