@@ -22,7 +22,10 @@ class Site:
     root: str | None = None
     answers: int = 1_000_000
     """Completions after which it dies."""
+    ending: threading.Event = field(default_factory=threading.Event)
     bodies: list[dict[str, Any]] = field(default_factory=list)
+    seconds: float = 0.0
+    """Before it answers; the end of the server is not waited for."""
     content_type: str = "application/json"
     url: str = ""
 
@@ -37,6 +40,7 @@ class Site:
     def post(self, body: dict[str, Any]) -> dict[str, Any]:
         """A completion: the loss of a token is a thousandth of its id."""
         self.bodies.append(body)
+        self.ending.wait(self.seconds)
         prompt = body["prompt"][-self.reads :]
         stated = [None, *(-token / 1000 for token in prompt[1:])] if self.has_logprobs and body.get("echo") else None
         choice = {"text": f" {len(prompt)}", "logprobs": {"token_logprobs": stated} if stated else None}
@@ -76,6 +80,7 @@ def serving(site: Site) -> Iterator[Site]:
     try:
         yield site
     finally:
+        site.ending.set()
         server.shutdown()
         server.server_close()
         thread.join()

@@ -2,12 +2,17 @@
 
 import math
 from collections.abc import Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from functools import partial
 from itertools import islice
+from multiprocessing.pool import ThreadPool
+from queue import SimpleQueue
 
 from longrope_vllm.errors import EvaluationError
 from longrope_vllm.evaluation.records import Journal, Record
 from longrope_vllm.evaluation.work import Work
+
+Ended = tuple[Work, Sequence[Record] | BaseException]
+"""A piece of work with what came of it."""
 
 
 class Told:
@@ -31,31 +36,43 @@ def do_all(work: Sequence[Work], journal: Journal, *, concurrency: int = 1, told
     The first error ends it: what has begun is still finished and written down, the rest is left for the next time.
     """
     told = told or Told()
-    if concurrency == 1:
-        for piece in pending(work, journal):
-            told.began(piece)
-            _keep(piece, piece.measure(), journal, told)
+    if concurrency > 1:
+        _side_by_side(pending(work, journal), journal, concurrency, told)
         return
-    with ThreadPoolExecutor(concurrency) as pool:
-        running: dict[Future[Sequence[Record]], Work] = {}
-        failed: BaseException | None = None
-        left = iter(pending(work, journal))
+    for piece in pending(work, journal):
+        told.began(piece)
+        _keep(piece, piece.measure(), journal, told)
+
+
+def _side_by_side(work: Sequence[Work], journal: Journal, concurrency: int, told: Told) -> None:
+    left = iter(work)
+    ended: SimpleQueue[Ended] = SimpleQueue()
+    running = 0
+    failed: BaseException | None = None
+    pool = ThreadPool(concurrency)  # its threads end with the process: after an interrupt nobody waits for answers
+    try:
         while True:
-            free = concurrency - len(running) if failed is None else 0
-            for piece in islice(left, free):
+            for piece in islice(left, concurrency - running if failed is None else 0):
                 told.began(piece)
-                running[pool.submit(piece.measure)] = piece
+                running += 1
+                tell = partial(_tell, ended, piece)
+                pool.apply_async(piece.measure, callback=tell, error_callback=tell)
             if not running:
                 break
-            done, _ = wait(running, return_when=FIRST_COMPLETED)
-            for future in done:
-                piece = running.pop(future)
-                error = future.exception()
-                if error is None:
-                    _keep(piece, future.result(), journal, told)
-                failed = failed or error
-        if failed is not None:
-            raise failed
+            piece, found = ended.get()
+            running -= 1
+            if isinstance(found, BaseException):
+                failed = failed or found
+            else:
+                _keep(piece, found, journal, told)
+    finally:
+        pool.terminate()
+    if failed is not None:
+        raise failed
+
+
+def _tell(ended: "SimpleQueue[Ended]", piece: Work, found: Sequence[Record] | BaseException) -> None:
+    ended.put((piece, found))
 
 
 def _keep(piece: Work, records: Sequence[Record], journal: Journal, told: Told) -> None:

@@ -202,3 +202,26 @@ def test_a_server_takes_no_factors(model: Path, tmp_path: Path, capsys: pytest.C
     given[1] = "http://127.0.0.1:1"
     assert main(given) == 2
     assert "Expected no factors for a server" in capsys.readouterr().err
+
+
+def test_an_interrupt_ends_it_although_a_server_goes_on_thinking(model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with serving(Site(seconds=60.0)) as site:
+        given = options(model, out, "--tasks", "ppl", "--tokenizer", str(model), "--concurrency", "2")
+        given[1] = site.url
+        command = [
+            sys.executable,
+            "-m",
+            "longrope_vllm.cli.main",
+            *(w for w in given if w not in ("--dtype", "float32")),
+        ]
+        run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        deadline = time.monotonic() + 120
+        while len(site.bodies) < 2:
+            assert run.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        run.send_signal(signal.SIGINT)
+        assert run.wait(20) == 130
+        assert run.stderr is not None
+        assert run.stderr.read().endswith("longrope eval: interrupted\n")
