@@ -11,15 +11,18 @@ methods, lengths, tasks and servers may be added to it.
 
 import argparse
 import os
+import re
 import shlex
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from time import monotonic
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
 from longrope_vllm.evaluation.evaluate import Evaluation, prepare
+from longrope_vllm.evaluation.exclusive import exclusive
 from longrope_vllm.evaluation.records import Record
 from longrope_vllm.evaluation.request import TASKS, Request, named
 from longrope_vllm.evaluation.ruler import TASKS as RULER_TASKS
@@ -83,14 +86,34 @@ def run(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it warns of every length past the trained window
     console = Console(highlight=False, soft_wrap=True)
     request = _request(asked)
-    evaluation = prepare(request, command=shlex.join(["longrope", "eval", *arguments]))
-    try:
-        _measure(evaluation, request, console)
-    finally:
-        evaluation.close()
-        if evaluation.journal.records:
-            console.print(f"report: {evaluation.report(request.out)}")
+    with exclusive(request.out):
+        evaluation = prepare(request, command=command_line(arguments))
+        try:
+            _measure(evaluation, request, console)
+        except BaseException:
+            with suppress(OSError):  # what ended it is what a user should read
+                _report(evaluation, request, console)
+            raise
+        finally:
+            evaluation.close()
+        _report(evaluation, request, console)
     return 0
+
+
+def _report(evaluation: Evaluation, request: Request, console: Console) -> None:
+    if evaluation.journal.records:
+        console.print(f"report: {evaluation.report(request.out)}")
+
+
+def command_line(arguments: Sequence[str]) -> str:
+    """The command for the report, which others will read: without keys and passwords."""
+    shown = [re.sub("(?<=://)[^/@]*@", "", word) for word in arguments]
+    for place, word in enumerate(shown):
+        if word.startswith("--api-key="):
+            shown[place] = "--api-key=..."
+        elif place and shown[place - 1] == "--api-key":
+            shown[place] = "..."
+    return shlex.join(["longrope", "eval", *shown])
 
 
 def _request(asked: argparse.Namespace) -> Request:
@@ -135,12 +158,7 @@ def _measure(evaluation: Evaluation, request: Request, console: Console) -> None
     for note in evaluation.notes:
         console.print(note)
     console.print(f"{len(left)} measurements to make" + (f", {kept} kept from before" if kept else ""))
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeRemainingColumn(elapsed_when_finished=True),
-    )
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[left]}"))
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         told = Watch(progress, left)
         do_all(left, evaluation.journal, concurrency=request.concurrency, told=told)
@@ -156,7 +174,7 @@ class Watch(Told):
         self._count = 0
         self._of = len(work)
         self._started = monotonic()
-        self._bar = progress.add_task("", total=self._all)
+        self._bar = progress.add_task("", total=self._all, left="")
 
     def began(self, work: Work) -> None:
         """A measurement began."""
@@ -166,15 +184,14 @@ class Watch(Told):
         """A measurement was written down."""
         self._done += work.cost
         self._count += 1
-        self._progress.update(self._bar, advance=work.cost)
+        elapsed = monotonic() - self._started
+        left = f"about {elapsed / self._done * (self._all - self._done) / 60:.0f} min left"
+        self._progress.update(self._bar, advance=work.cost, left=left)
         if self._progress.disable:
-            elapsed = monotonic() - self._started
-            left = elapsed / self._done * (self._all - self._done)
-            self._progress.console.print(
-                f"{self._count}/{self._of}  {work.title}  {result(records[-1])}, about {left / 60:.0f} min left"
-            )
+            self._progress.console.print(f"{self._count}/{self._of}  {work.title}  {result(records[-1])}, {left}")
 
 
 def result(record: Record) -> str:
     """The figure of one record that says most."""
-    return ", ".join(f"{name} {record.values[name]:.3f}" for name in ("loss", "score") if name in record.values)
+    name = next((name for name in ("loss", "score") if name in record.values), next(iter(record.values)))
+    return f"{name} {record.values[name]:.3f}"

@@ -131,9 +131,9 @@ def _tokenizer(place: str) -> Any:
 
 
 def _dtype(name: str) -> torch.dtype:
-    found = getattr(torch, name, None)
-    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+    if name not in ("bfloat16", "float16", "float32"):
         raise EvaluationError(f"Expected --dtype bfloat16, float16 or float32, found {name!r}.")
+    found: torch.dtype = getattr(torch, name)
     return found
 
 
@@ -141,6 +141,9 @@ def _device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        return torch.device(name)
+        device = torch.device(name)
     except RuntimeError:
         raise EvaluationError(f"Expected --device auto, cpu or cuda, found {name!r}.") from None
+    if device.type == "cuda" and not (torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()):
+        raise EvaluationError(f"Expected a CUDA device for --device {name}, found none: leave it out, or name another.")
+    return device

@@ -39,8 +39,7 @@ def fit(build: Callable[[int], str], count: Callable[[str], int], *, budget: int
     """The text of exactly ``budget`` tokens, or where there is none of as many as possible below.
 
     ``build`` makes a text with a filling of so many characters. Tokens grow almost evenly with characters, so a secant
-    needs a handful of steps, however long the text is; a few characters are tried around its end. Raises
-    ``EvaluationError`` when even no filling is too long.
+    needs a handful of steps, however long the text is. Raises ``EvaluationError`` when even no filling is too long.
     """
     text = build(0)
     least = count(text)

@@ -4,7 +4,7 @@ In the output folder: ``evaluation.json`` (settings), ``records.jsonl`` (every s
 ``report.md``, ``figures/``.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -12,28 +12,27 @@ from typing import Any
 
 from longrope_vllm.atomic import write_atomically
 from longrope_vllm.errors import EvaluationError
-from longrope_vllm.evaluation.compared import Compared, compared_by
+from longrope_vllm.evaluation.asked import Asked
+from longrope_vllm.evaluation.compared import compared_by
 from longrope_vllm.evaluation.documents import Document as TokenDocument
 from longrope_vllm.evaluation.documents import cut_documents
 from longrope_vllm.evaluation.encoder import Encoder
-from longrope_vllm.evaluation.longppl import CONTEXT
 from longrope_vllm.evaluation.methods import NONE
-from longrope_vllm.evaluation.plan import Asked, longppl_work, perplexity_work
+from longrope_vllm.evaluation.plan import haystacks, notes, planned
 from longrope_vllm.evaluation.protocols import Protocol
 from longrope_vllm.evaluation.provenance import machine, versions
-from longrope_vllm.evaluation.questions import needles, passkeys, question_work, rulers
 from longrope_vllm.evaluation.records import Journal
 from longrope_vllm.evaluation.report import About, Document, markdown, write_report
 from longrope_vllm.evaluation.request import NEEDS_DOCUMENTS, Request
-from longrope_vllm.evaluation.ruler import Sources
-from longrope_vllm.evaluation.ruler.questions import read_hotpot, read_squad
 from longrope_vllm.evaluation.settings import (
     Settings,
     document_ids,
-    settle,
+    file_hash,
+    joined,
+    read_settings,
     vocabulary_hash,
+    write_settings,
 )
-from longrope_vllm.evaluation.short import benchmark_work
 from longrope_vllm.evaluation.subject import Subject
 from longrope_vllm.evaluation.work import Work
 
@@ -54,10 +53,11 @@ class Evaluation:
     def report(self, out: Path) -> Path:
         """Write the page of everything that stands in the journal into ``out``; its path.
 
-        Methods come in the order in which they were first asked for.
+        The unextended model comes first, then the others in the order in which they were first asked for.
         """
-        order = list(self.settings.methods)
-        records = sorted(self.journal.records.values(), key=lambda record: order.index(record.key.method))
+        labels = sorted(self.settings.methods, key=lambda label: label != NONE)  # the unextended model first
+        order = {label: place for place, label in enumerate(labels)}
+        records = sorted(self.journal.records.values(), key=lambda record: order.get(record.key.method, len(order)))
         write_atomically(out / "report.md", markdown(records, self.about()))
         return write_report(out, records, self.about())
 
@@ -80,6 +80,7 @@ class Evaluation:
             settings=(
                 ("protocol", settings.protocol),
                 ("seed", str(settings.seed)),
+                *((("key tokens of LongPPL chosen by", settings.evaluator),) if settings.evaluator else ()),
                 ("machine", settings.machine),
                 ("prompts", "through the chat template" if settings.chat else "as plain text"),
                 *((f"method {label}", stands_for) for label, stands_for in settings.methods.items()),
@@ -95,13 +96,17 @@ class Evaluation:
 
 
 def prepare(request: Request, *, command: str) -> Evaluation:
-    """Check everything that can be checked beforehand and plan the work. Raises ``LongRopeError``."""
-    request.out.mkdir(parents=True, exist_ok=True)
+    """Check everything that can be checked beforehand and plan the work, in the folder ``request.out``, which exists.
+
+    Raises ``LongRopeError``.
+    """
+    journal = Journal.open(request.out / "records.jsonl")
+    before = read_settings(request.out) if journal.records else None  # nothing measured binds nobody
     compared = compared_by(request)
-    encoder = Encoder(compared.tokenizer, chat=request.chat)
     for subject in compared.subjects:
         subject.check(request.lengths[-1])
-    documents = _documents(request, compared.tokenizer)
+    encoder = Encoder(compared.tokenizer, chat=request.chat)
+    documents = _documents(request, compared.tokenizer, before)
     asked = Asked(
         subjects=compared.subjects,
         lengths=request.lengths,
@@ -112,7 +117,7 @@ def prepare(request: Request, *, command: str) -> Evaluation:
         seed=request.seed,
         protocol=Protocol.named(request.protocol),
     )
-    work, notes = _work(request, asked, compared)
+    evaluator = _evaluator(request, compared.subjects, before) if "longppl" in request.tasks else None
     settings = Settings(
         tokenizer=vocabulary_hash(compared.tokenizer),
         chat=request.chat,
@@ -121,13 +126,17 @@ def prepare(request: Request, *, command: str) -> Evaluation:
         depths=request.depth_values,
         documents=document_ids(documents),
         methods=compared.identities,
+        evaluator=evaluator.label if evaluator else "",
+        sources=_sources(request, documents),
         commands=(command,),
         versions=versions(),
         machine=machine(),
         created=date.today().isoformat(),
     )
-    journal = Journal.open(request.out / "records.jsonl")
-    settings = settle(request.out / "evaluation.json", settings)
+    if before is not None:
+        settings = joined(before, settings, request.out)
+    work = planned(request, asked, compared, evaluator)
+    write_settings(request.out, settings)
     return Evaluation(
         work=work,
         journal=journal,
@@ -135,60 +144,40 @@ def prepare(request: Request, *, command: str) -> Evaluation:
         subjects=compared.subjects,
         model=compared.model,
         trained_window=compared.trained_window,
-        notes=tuple(notes),
+        notes=tuple(notes(request, evaluator)),
     )
 
 
-def _documents(request: Request, tokenizer: Any) -> list[TokenDocument]:
+def _documents(request: Request, tokenizer: Any, before: Settings | None) -> list[TokenDocument]:
     if not NEEDS_DOCUMENTS & set(request.tasks):
         return []
     length = request.document_tokens or request.lengths[-1]
+    if before is not None and before.documents and request.document_tokens is None:
+        length = before.documents[0].tokens  # a continued folder keeps its documents
+        if request.lengths[-1] > length:
+            raise EvaluationError(
+                f"Expected lengths up to the {length:,} tokens of the documents that {request.out} was measured on, "
+                f"found {request.lengths[-1]:,}: give another --out, and --document-tokens for lengths still to come."
+            )
     return cut_documents(request.documents, tokenizer, length=length, count=request.samples)
 
 
-def _work(request: Request, asked: Asked, compared: Compared) -> tuple[list[Work], list[str]]:
-    notes: list[str] = []
-
-    def longppl() -> list[Work]:
-        evaluator = _evaluator(request, asked.subjects)
-        short = [length for length in request.lengths if length <= CONTEXT]
-        if len(short) == len(request.lengths):
-            raise EvaluationError(f"Expected a length above {CONTEXT:,} tokens for longppl, found none.")
-        notes.append(f"longppl: key tokens chosen by {evaluator.label}")
-        if short:
-            notes.append(f"longppl leaves out {', '.join(map(str, short))}: there is no longer context to compare with")
-        return longppl_work(asked, evaluator=evaluator)
-
-    def needle() -> list[Work]:
-        haystacks = [asked.encoder.tokenizer.decode(document.tokens) for document in asked.documents]
-        return question_work(needles(asked, haystacks=haystacks), asked)
-
-    def sources() -> Sources:
-        return Sources(
-            prose=asked.encoder.tokenizer.decode(asked.documents[0].tokens),
-            squad=None if request.squad is None else read_squad(request.squad),
-            hotpot=None if request.hotpot is None else read_hotpot(request.hotpot),
-        )
-
-    def ruler() -> list[Work]:
-        return question_work(
-            rulers(asked, tasks=request.ruler_tasks, samples=request.ruler_samples, sources=sources()), asked
-        )
-
-    by_task: dict[str, Callable[[], list[Work]]] = {
-        "ppl": lambda: perplexity_work(asked),
-        "passkey": lambda: question_work(passkeys(asked), asked),
-        "needle": needle,
-        "longppl": longppl,
-        "ruler": ruler,
-        "short": lambda: benchmark_work(request, compared.short_subjects, asked.encoder),
-    }
-    return [work for task in request.tasks for work in by_task[task]()], notes
+def _sources(request: Request, documents: Sequence[TokenDocument]) -> dict[str, str]:
+    found = {option: file_hash(path) for option, path in request.files.items()}
+    if "needle" in request.tasks:
+        found["needle"] = ", ".join(f"{document.group} {document.sha256}" for document in haystacks(documents))
+    if "ruler" in request.tasks:
+        found["ruler"] = f"{documents[0].group} {documents[0].sha256}"
+    return found
 
 
-def _evaluator(request: Request, subjects: Sequence[Subject]) -> Subject:
+def _evaluator(request: Request, subjects: Sequence[Subject], before: Settings | None) -> Subject:
     labels = [subject.label for subject in subjects]
-    label = request.evaluator or next((label for label in labels if label != NONE), labels[0])
+    default = next((label for label in labels if label != NONE), labels[0])
+    label = request.evaluator or (before.evaluator if before is not None else "") or default
     if label not in labels:
-        raise EvaluationError(f"Expected --evaluator out of {', '.join(labels)}, found {label!r}.")
+        raise EvaluationError(
+            f"Expected the method that chooses the key tokens of longppl among {', '.join(labels)}, found {label!r}: "
+            "compare it as well, or name one of them with --evaluator."
+        )
     return subjects[labels.index(label)]

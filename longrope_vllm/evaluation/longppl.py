@@ -37,5 +37,6 @@ def key_tokens(
         end = min(begin + context + step, len(tokens))
         short = score(tokens[begin:end])[context - 1 :]
         long = losses[begin + context - 1 : end - 1]
-        found[begin + context - 1 : end - 1] = (short - long > GAIN) & (long < CEILING)
+        # A server may be unable to tell the very last loss of a text that fills it.
+        found[begin + context - 1 : end - 1] = (short[: len(long)] - long > GAIN) & (long < CEILING)
     return found

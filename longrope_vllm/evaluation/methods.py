@@ -19,6 +19,7 @@ from longrope_vllm.evaluation.labels import split_label
 from longrope_vllm.factors import Factors, Origin, Tier, own_tier
 from longrope_vllm.factors_file import read_factors
 from longrope_vllm.geometry import Config, Geometry
+from longrope_vllm.lengths import format_length
 from longrope_vllm.rope import BASELINES
 from longrope_vllm.rope_block import check_fits, read_rope_block
 
@@ -40,9 +41,9 @@ class Method:
         """The longest tier for every length, which is how an engine with one rope serves these factors."""
         longest = self.factors.tiers[-1]
         return Method(
-            label=f"{self.label}, long for all",
+            label=f"{self.label}, {format_length(longest.max_length)} for all",
             factors=replace(self.factors, tiers=(longest,)),
-            identity=f"{self.identity}, long for all of {longest.max_length}",
+            identity=f"{self.identity}, {longest.max_length} for all",
         )
 
 

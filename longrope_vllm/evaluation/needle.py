@@ -13,7 +13,8 @@ from longrope_vllm.evaluation.prompt import Prompt
 
 MAX_TOKENS = 16
 _LINE = 400
-"""Characters that are looked through for the beginning of a line."""
+_WORD = 60
+"""Characters that are looked through for the beginning of a line, and of a word."""
 _CITIES = ("Lisbon", "Nairobi", "Toronto", "Oslo", "Lima", "Kyoto", "Cairo", "Dublin", "Hanoi", "Quito")
 
 
@@ -29,7 +30,7 @@ def needle_prompt(
 
     def build(size: int) -> str:
         straw = haystack[:size]
-        place = _boundary(straw, round(size * depth))
+        place = _boundary(straw, round(len(straw) * depth))
         return (
             "Somewhere in the text below stands the special number of a city. Memorize it. "
             "You will be asked for it.\n\n"
@@ -47,8 +48,11 @@ def needle_prompt(
 
 
 def _boundary(straw: str, near: int) -> int:
-    """The last place at or before ``near`` where a line begins, or a word when no line begins shortly before."""
+    """The last place shortly before ``near`` where a line begins, else a word; ``near`` in a script without spaces."""
     if near in (0, len(straw)):
         return near
-    line = straw.rfind("\n", max(0, near - _LINE), near)
-    return line + 1 if line >= 0 else straw.rfind(" ", 0, near) + 1
+    for mark, reach in (("\n", _LINE), (" ", _WORD)):
+        found = straw.rfind(mark, max(0, near - reach), near)
+        if found >= 0:
+            return found + 1
+    return near

@@ -1,156 +1,70 @@
-"""From what was asked to the pieces of work that measure it.
+"""From the tasks that were asked for to the pieces of work that measure them."""
 
-Here the tasks that take losses of documents: one piece for each rope and document, which all methods and lengths under
-that rope share. Pieces come in order of length, so that an interrupted evaluation has its short lengths complete.
-"""
+from collections.abc import Callable, Sequence
 
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field
-from time import monotonic
-
-import torch
-from torch import Tensor
-
+from longrope_vllm.errors import EvaluationError
+from longrope_vllm.evaluation.asked import Asked
+from longrope_vllm.evaluation.compared import Compared
 from longrope_vllm.evaluation.documents import Document
-from longrope_vllm.evaluation.encoder import Encoder
-from longrope_vllm.evaluation.longppl import CONTEXT, STEP, key_tokens
-from longrope_vllm.evaluation.perplexity import mean_loss
-from longrope_vllm.evaluation.protocols import Protocol, prefix_values, sliding_losses, sliding_values
-from longrope_vllm.evaluation.records import Key, Record
+from longrope_vllm.evaluation.longppl import CONTEXT
+from longrope_vllm.evaluation.losses import longppl_work, perplexity_work
+from longrope_vllm.evaluation.questions import needles, passkeys, question_work, rulers
+from longrope_vllm.evaluation.request import Request
+from longrope_vllm.evaluation.ruler import Sources
+from longrope_vllm.evaluation.ruler.questions import read_hotpot, read_squad
+from longrope_vllm.evaluation.short import benchmark_work
 from longrope_vllm.evaluation.subject import Subject
 from longrope_vllm.evaluation.work import Work
+from longrope_vllm.lengths import format_length
 
 
-@dataclass(frozen=True, kw_only=True)
-class Asked:
-    """What is to be measured, for whatever task."""
+def planned(request: Request, asked: Asked, compared: Compared, evaluator: Subject | None) -> list[Work]:
+    """Work of every task, in their order; ``evaluator`` chooses the key tokens where LongPPL is asked for.
 
-    subjects: Sequence[Subject]
-    lengths: Sequence[int]
-    """Tokens, ascending."""
-    documents: Sequence[Document]
-    encoder: Encoder
-    depths: Sequence[float]
-    trials: int
-    seed: int
-    protocol: Protocol = field(default_factory=lambda: Protocol.named("prefix"))
-
-
-def perplexity_work(asked: Asked) -> list[Work]:
-    """One pass for each rope and document."""
-    bos = asked.protocol.bos(asked.encoder)
-    ropes = by_rope(asked.subjects, asked.lengths)
-    if asked.protocol.stride is None:
-        return [_one_pass(rope, document, bos=bos) for rope in ropes for document in asked.documents]
-    return [
-        _sliding(sharing, length, document, bos=bos, stride=asked.protocol.stride)
-        for rope in ropes
-        for length, sharing in rope.items()
-        for document in asked.documents
-    ]
+    Raises ``EvaluationError`` for what a task cannot measure.
+    """
+    by_task: dict[str, Callable[[], list[Work]]] = {
+        "ppl": lambda: perplexity_work(asked),
+        "passkey": lambda: question_work(passkeys(asked), asked),
+        "needle": lambda: _needle(asked),
+        "ruler": lambda: _ruler(request, asked),
+        "longppl": lambda: _longppl(asked, evaluator),
+        "short": lambda: benchmark_work(request, compared.short_subjects, asked.encoder),
+    }
+    return [work for task in request.tasks for work in by_task[task]()]
 
 
-Rope = dict[int, list[Subject]]
-"""Lengths that are read under one rope, ascending, each with the subjects that read it so."""
+def notes(request: Request, evaluator: Subject | None) -> list[str]:
+    """What a user should know of the plan."""
+    if evaluator is None:
+        return []
+    short = [format_length(length) for length in request.lengths if length <= CONTEXT]
+    left_out = f"; {', '.join(short)} left out, where there is no longer context to gain from" if short else ""
+    return [f"longppl: key tokens are chosen by {evaluator.label}{left_out}"]
 
 
-def by_rope(subjects: Sequence[Subject], lengths: Sequence[int]) -> list[Rope]:
-    """Every length and subject, put together by rope; what ends at the shortest length comes first."""
-    found: dict[Hashable, Rope] = {}
-    for length in lengths:
-        for subject in subjects:
-            found.setdefault(subject.rope(length), {}).setdefault(length, []).append(subject)
-    return sorted(found.values(), key=max)
+def haystacks(documents: Sequence[Document]) -> list[Document]:
+    """Where needles are hidden: the first document of each group, so that more samples change no question."""
+    return [document for document in documents if document.index == 0]
 
 
-def _one_pass(rope: Rope, document: Document, *, bos: list[int]) -> Work:
-    longest = max(rope)
-    reader = rope[longest][0]
+def _needle(asked: Asked) -> list[Work]:
+    straw = [asked.encoder.tokenizer.decode(document.tokens) for document in haystacks(asked.documents)]
+    return question_work(needles(asked, haystacks=straw), asked)
 
-    def measure() -> list[Record]:
-        started = monotonic()
-        scored = reader.score(_sequence(document, longest, bos), length=longest)
-        records = []
-        for key in keys:
-            values, curve = prefix_values(scored.losses[: key.length - 1])
-            records.append(Record(key=key, values=values, curve=curve, tier=scored.tier, seconds=monotonic() - started))
-        return records
 
-    keys = tuple(
-        _document_key("ppl", subject, length, document) for length, sharing in rope.items() for subject in sharing
+def _ruler(request: Request, asked: Asked) -> list[Work]:
+    sources = Sources(
+        prose=asked.encoder.tokenizer.decode(asked.documents[0].tokens),
+        squad=None if request.squad is None else read_squad(request.squad),
+        hotpot=None if request.hotpot is None else read_hotpot(request.hotpot),
     )
-    return Work(title=_document_key("ppl", reader, longest, document).title, keys=keys, tokens=longest, measure=measure)
+    questions = rulers(asked, tasks=request.ruler_tasks, samples=request.ruler_samples, sources=sources)
+    return question_work(questions, asked)
 
 
-def _sliding(sharing: Sequence[Subject], length: int, document: Document, *, bos: list[int], stride: int) -> Work:
-    def measure() -> list[Record]:
-        started = monotonic()
-        found = sliding_losses(
-            lambda sequence: sharing[0].score(sequence, length=length).losses,
-            document.tokens,
-            bos=bos,
-            size=length,
-            stride=stride,
-        )
-        values = sliding_values(found)
-        return [Record(key=key, values=values, seconds=monotonic() - started) for key in keys]
-
-    keys = tuple(_document_key("ppl", subject, length, document) for subject in sharing)
-    passes = (len(document.tokens) - length) // stride + 1
-    return Work(title=keys[0].title, keys=keys, tokens=passes * length, measure=measure)
-
-
-def longppl_work(asked: Asked, *, evaluator: Subject, context: int = CONTEXT, step: int = STEP) -> list[Work]:
-    """One piece for each rope, document and length; ``evaluator`` says which tokens count, the same for all."""
-    chosen: dict[tuple[int, str], tuple[Tensor, Tensor]] = {}  # by length and document: losses and key tokens
-
-    def keys_of(document: Document, length: int) -> tuple[Tensor, Tensor]:
-        place = (length, f"{document.group} {document.index}")
-        if place not in chosen:
-            sequence = _sequence(document, length, asked.encoder.bos)
-            losses = evaluator.score(sequence, length=length).losses
-            chosen[place] = (
-                losses,
-                key_tokens(
-                    lambda piece: evaluator.score(piece, length=len(piece)).losses,
-                    sequence,
-                    losses,
-                    context=context,
-                    step=step,
-                ),
-            )
-        return chosen[place]
-
-    def piece(sharing: Sequence[Subject], document: Document, length: int) -> Work:
-        def measure() -> list[Record]:
-            started = monotonic()
-            known, counted = keys_of(document, length)
-            if evaluator in sharing:
-                losses = known
-            else:
-                losses = sharing[0].score(_sequence(document, length, asked.encoder.bos), length=length).losses
-            tokens = int(counted.sum())
-            values = {"loss": mean_loss(losses[counted]) if tokens else 0.0, "tokens": float(tokens)}
-            notes = {"evaluator": evaluator.label}
-            return [Record(key=key, values=values, notes=notes, seconds=monotonic() - started) for key in keys]
-
-        keys = tuple(_document_key("longppl", subject, length, document) for subject in sharing)
-        return Work(title=keys[0].title, keys=keys, tokens=length, measure=measure)
-
-    return [
-        piece(rope[length], document, length)
-        for length in asked.lengths
-        if length > context
-        for rope in by_rope(asked.subjects, [length])
-        for document in asked.documents
-    ]
-
-
-def _sequence(document: Document, length: int, bos: list[int]) -> Tensor:
-    """The first ``length`` tokens that the model reads, a beginning of sequence included."""
-    head = torch.tensor(bos, dtype=torch.int64)
-    return torch.cat([head, document.tokens[: length - len(bos)]])
-
-
-def _document_key(task: str, subject: Subject, length: int, document: Document) -> Key:
-    return Key(task=task, method=subject.label, length=length, group=document.group, sample=str(document.index))
+def _longppl(asked: Asked, evaluator: Subject | None) -> list[Work]:
+    assert evaluator is not None, "chosen whenever the task is asked for"
+    if asked.lengths[-1] <= CONTEXT:
+        raise EvaluationError(f"Expected a length above {CONTEXT:,} tokens for longppl, found none.")
+    return longppl_work(asked, evaluator=evaluator)

@@ -28,6 +28,7 @@ class Prompt:
         one, as the published passkey evaluations have it: the prompt repeats numbers, and so might a lost model.
         """
         if self.match == "number":
-            return float(re.findall(r"\d+", answer)[:1] == list(self.expected))
+            numbers = [number.replace(",", "") for number in re.findall(r"\d+(?:,\d{3})*", answer)]
+            return float(numbers[:1] == list(self.expected))
         found = [wanted.lower() in answer.lower() for wanted in self.expected]
         return float(any(found)) if self.match == "any" else sum(found) / len(found)

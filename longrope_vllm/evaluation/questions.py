@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from time import monotonic
 
+from longrope_vllm.evaluation.asked import Asked, by_rope
 from longrope_vllm.evaluation.needle import needle_prompt
 from longrope_vllm.evaluation.passkey import passkey_prompt
-from longrope_vllm.evaluation.plan import Asked, by_rope
 from longrope_vllm.evaluation.prompt import Prompt
 from longrope_vllm.evaluation.records import Key, Record
 from longrope_vllm.evaluation.ruler import Sources, ruler_prompt
@@ -45,11 +45,11 @@ def passkeys(asked: Asked) -> Iterable[Question]:
 
 
 def needles(asked: Asked, *, haystacks: Sequence[str]) -> Iterable[Question]:
-    """Each length, depth and trial, with one of ``haystacks`` in turn."""
-    for number, (length, depth, sample) in enumerate(_grid(asked)):
-        haystack = haystacks[number % len(haystacks)]
+    """Each length, depth and trial, in one of ``haystacks``."""
+    for length, depth, sample in _grid(asked):
 
-        def make(draw: random.Random, length: int = length, depth: float = depth, haystack: str = haystack) -> Prompt:
+        def make(draw: random.Random, length: int = length, depth: float = depth) -> Prompt:
+            haystack = draw.choice(haystacks)
             return needle_prompt(asked.encoder.count, length=length, depth=depth, haystack=haystack, draw=draw)
 
         yield Question(task="needle", length=length, group="needle", sample=sample, make=make)
@@ -128,4 +128,4 @@ def _grid(asked: Asked) -> Iterable[tuple[int, float, str]]:
     for length in asked.lengths:
         for depth in asked.depths:
             for trial in range(asked.trials):
-                yield length, depth, f"depth {depth:.0%} trial {trial + 1}"
+                yield length, depth, f"depth {depth * 100:g}% trial {trial + 1}"

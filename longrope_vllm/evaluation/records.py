@@ -52,7 +52,17 @@ class Record:
     """Longest sequence of the tier that served it, where that is known."""
     seconds: float = 0.0
     notes: Mapping[str, str] = field(default_factory=dict)
-    """What else a reader wants to know, such as the hash of the document."""
+    """What else a reader wants to know, such as who chose the tokens that count."""
+
+
+_FIGURES = {
+    "ppl": ("loss", "tokens"),
+    "longppl": ("loss", "tokens"),
+    "passkey": ("score",),
+    "needle": ("score", "depth"),
+    "ruler": ("score",),
+}
+"""What no record of a task is without."""
 
 
 class Journal:
@@ -74,6 +84,8 @@ class Journal:
                 file.truncate(len(content) - len(torn))
         records = {}
         for number, line in enumerate(whole.splitlines(), start=1):
+            if not line:
+                continue
             try:
                 record = _from_json(json.loads(line))
             except (ValueError, KeyError, TypeError) as error:
@@ -88,12 +100,19 @@ class Journal:
         return key in self.records
 
     def add(self, records: Iterable[Record]) -> None:
-        """Append ``records``; they are on disk when this returns."""
+        """Append ``records``; they are on disk when this returns. Raises ``EvaluationError`` when the disk is full."""
         found = list(records)
-        with self.path.open("ab") as file:
-            file.write(b"".join(json.dumps(_to_json(record), allow_nan=False).encode() + b"\n" for record in found))
-            file.flush()
-            os.fsync(file.fileno())
+        lines = b"".join(json.dumps(_to_json(record), allow_nan=False).encode() + b"\n" for record in found)
+        try:
+            with self.path.open("ab") as file:
+                file.write(lines)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise EvaluationError(
+                f"Expected to write to {self.path}, found: {error.strerror}. What was measured before is kept: make "
+                "room and run the same command again."
+            ) from error
         self.records.update({record.key: record for record in found})
 
 
@@ -106,4 +125,6 @@ def _to_json(record: Record) -> dict[str, Any]:
 
 def _from_json(stated: dict[str, Any]) -> Record:
     key = Key(**{name: stated.pop(name) for name in Key._fields})
+    for name in _FIGURES.get(key.task, ()):
+        float(stated["values"][name])
     return Record(key=key, **{**stated, "curve": tuple(stated.get("curve", ()))})

@@ -17,6 +17,7 @@ TASKS = {
     "short": "benchmarks of short questions, through lm-eval",
 }
 """Task to what it measures."""
+_SHORTEST = 16
 NEEDS_DOCUMENTS = frozenset({"ppl", "needle", "longppl", "ruler"})
 
 
@@ -66,6 +67,10 @@ class Request:
                 raise EvaluationError(f"Expected tasks out of {', '.join(TASKS)}, found {task!r}.")
         if not self.tasks or not self.lengths:
             raise EvaluationError("Expected at least one task and one length, found none.")
+        if self.lengths[0] < _SHORTEST:
+            raise EvaluationError(f"Expected lengths of at least {_SHORTEST} tokens, found {self.lengths[0]}.")
+        if self.out.exists() and not self.out.is_dir():
+            raise EvaluationError(f"Expected a folder for --out, found a file at {self.out}: name another.")
         for name in ("samples", "depths", "trials", "ruler_samples", "concurrency"):
             if getattr(self, name) < 1:
                 raise EvaluationError(f"Expected {name} of 1 or more, found {getattr(self, name)}.")
@@ -84,6 +89,9 @@ class Request:
                 f"Expected documents of at least the longest length, {self.lengths[-1]:,} tokens, found "
                 f"{self.document_tokens:,}: raise --document-tokens."
             )
+        for option, path in self.files.items():
+            if not path.exists():
+                raise EvaluationError(f"Expected a file or folder for {option}, found none at {path}.")
         stride = Protocol.named(self.protocol).stride
         if stride is not None and stride > self.lengths[0] - 2:
             raise EvaluationError(
@@ -99,6 +107,12 @@ class Request:
     def is_server(self) -> bool:
         """True for a URL."""
         return self.target.startswith(("http://", "https://"))
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """Files that questions come from, by option."""
+        named = {"--squad": self.squad, "--hotpot": self.hotpot, "--include-path": self.include_path}
+        return {option: path for option, path in named.items() if path is not None}
 
     @property
     def depth_values(self) -> tuple[float, ...]:

@@ -7,7 +7,7 @@ from itertools import islice
 from multiprocessing.pool import ThreadPool
 from queue import SimpleQueue
 
-from longrope_vllm.errors import EvaluationError
+from longrope_vllm.errors import EvaluationError, LongRopeError
 from longrope_vllm.evaluation.records import Journal, Record
 from longrope_vllm.evaluation.work import Work
 
@@ -48,7 +48,7 @@ def _side_by_side(work: Sequence[Work], journal: Journal, concurrency: int, told
     left = iter(work)
     ended: SimpleQueue[Ended] = SimpleQueue()
     running = 0
-    failed: BaseException | None = None
+    failed: LongRopeError | None = None
     pool = ThreadPool(concurrency)  # its threads end with the process: after an interrupt nobody waits for answers
     try:
         while True:
@@ -61,10 +61,10 @@ def _side_by_side(work: Sequence[Work], journal: Journal, concurrency: int, told
                 break
             piece, found = ended.get()
             running -= 1
-            if isinstance(found, BaseException):
-                failed = failed or found
-            else:
+            try:
                 _keep(piece, found, journal, told)
+            except LongRopeError as error:  # the others are still finished
+                failed = failed or error
     finally:
         pool.terminate()
     if failed is not None:
@@ -75,14 +75,16 @@ def _tell(ended: "SimpleQueue[Ended]", piece: Work, found: Sequence[Record] | Ba
     ended.put((piece, found))
 
 
-def _keep(piece: Work, records: Sequence[Record], journal: Journal, told: Told) -> None:
+def _keep(piece: Work, records: Sequence[Record] | BaseException, journal: Journal, told: Told) -> None:
+    if isinstance(records, BaseException):
+        raise records
     assert tuple(record.key for record in records) == piece.keys
     for record in records:
         for name, value in record.values.items():
             if not math.isfinite(value):
                 raise EvaluationError(
-                    f"Expected a finite {name}, found {value} in {record.key.title}: its numbers overflow, "
-                    "so try another --dtype."
+                    f"Expected a finite {name}, found {value} in {record.key.title}: the numbers of "
+                    "the model overflow, so try another dtype."
                 )
     journal.add(record for record in records if record.key not in journal)
     told.ended(piece, records)

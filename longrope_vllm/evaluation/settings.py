@@ -1,13 +1,13 @@
 """What one folder of results was measured with: written beside the journal, and held to when it is continued.
 
-More lengths, tasks and methods may be added to a folder at any time. What would make its records incomparable may not
-change: the tokenizer, the documents, the prompts, and what a method's name stands for.
+More lengths, samples, tasks and methods may be added to a folder at any time. What would make its records incomparable
+may not change: the tokenizer, the documents, the prompts, and what a method's name stands for.
 """
 
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from longrope_vllm.atomic import write_atomically
 from longrope_vllm.errors import EvaluationError
 from longrope_vllm.evaluation.documents import Document
 
+FILE = "evaluation.json"
 _FORMAT = 1
 _SAMPLED = 1 << 20  # bytes at either end of a file of weights that are hashed: whole files of 100 GB would take minutes
 
@@ -48,6 +49,10 @@ class Settings:
     documents: tuple[DocumentId, ...]
     methods: Mapping[str, str]
     """Label to what it stands for: model and factors."""
+    evaluator: str = ""
+    """Which of them chose the key tokens of LongPPL; empty before that task."""
+    sources: Mapping[str, str] = field(default_factory=dict)
+    """What questions are made of, by what it is for: files and haystacks, with their hashes."""
     commands: tuple[str, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     machine: str = ""
@@ -70,15 +75,11 @@ def document_ids(documents: Sequence[Document]) -> tuple[DocumentId, ...]:
     )
 
 
-def settle(path: Path, asked: Settings) -> Settings:
-    """``asked`` together with what stands at ``path``, written there. Raises ``EvaluationError`` where they differ."""
-    if path.exists():
-        asked = _joined(_read(path), asked, path)
-    write_atomically(path, json.dumps({"format": _FORMAT, **asdict(asked)}, indent=2) + "\n")
-    return asked
-
-
-def _read(path: Path) -> Settings:
+def read_settings(folder: Path) -> Settings | None:
+    """What ``folder`` was measured with, or None for a new one. Raises ``EvaluationError`` for another file."""
+    path = folder / FILE
+    if not path.exists():
+        return None
     try:
         stated: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if stated.pop("format") != _FORMAT:
@@ -91,35 +92,42 @@ def _read(path: Path) -> Settings:
         ) from None
 
 
-def _joined(before: Settings, now: Settings, path: Path) -> Settings:
-    for item in fields(Settings):
-        if item.name in ("methods", "commands", "versions", "machine", "created") or (
-            item.name == "documents" and not (before.documents and now.documents)
-        ):
-            continue
-        _same(item.name, getattr(before, item.name), getattr(now, item.name), path)
-    for label, stands_for in now.methods.items():
-        _same(f"method {label!r}", before.methods.get(label, stands_for), stands_for, path)
+def write_settings(folder: Path, settings: Settings) -> None:
+    """Replace the settings in ``folder``. Raises ``OSError``."""
+    write_atomically(folder / FILE, json.dumps({"format": _FORMAT, **asdict(settings)}, indent=2) + "\n")
+
+
+def joined(before: Settings, now: Settings, folder: Path) -> Settings:
+    """Settings of a folder that was measured with ``before`` and goes on with ``now``.
+
+    Raises ``EvaluationError`` where the records of both could not be compared.
+    """
+    for name in ("tokenizer", "chat", "protocol", "seed", "depths"):
+        _same(name, getattr(before, name), getattr(now, name), folder)
+    _same("evaluator", before.evaluator or now.evaluator, now.evaluator or before.evaluator, folder)
+    for kind, earlier, later in (("method", before.methods, now.methods), ("source of", before.sources, now.sources)):
+        for name in earlier.keys() & later.keys():
+            _same(f"{kind} {name!r}", earlier[name], later[name], folder)
+    documents = {(document.group, document.index): document for document in before.documents}
+    for document in now.documents:
+        found = documents.setdefault((document.group, document.index), document)
+        _same(f"document {document.group} {document.index}", found, document, folder)
     return replace(
         now,
-        documents=now.documents or before.documents,
+        evaluator=before.evaluator or now.evaluator,
+        documents=tuple(documents.values()),
         methods={**before.methods, **now.methods},
+        sources={**before.sources, **now.sources},
         commands=tuple(dict.fromkeys((*before.commands, *now.commands))),
     )
 
 
-def _same(name: str, before: Any, now: Any, path: Path) -> None:
-    if before == now:
-        return
-    if isinstance(before, tuple):
-        before, now = (
-            next((part for part in some if part not in others), f"{len(some)} of them")
-            for some, others in ((before, now), (now, before))
+def _same(name: str, before: Any, now: Any, folder: Path) -> None:
+    if before != now:
+        raise EvaluationError(
+            f"Expected the {name} that {folder} was measured with ({before}), found another ({now}): give the same, or "
+            "another --out."
         )
-    raise EvaluationError(
-        f"Expected the {name} that {path.parent} was measured with ({before}), found another ({now}): give "
-        "the same, or another --out."
-    )
 
 
 def vocabulary_hash(tokenizer: Any) -> str:
@@ -138,3 +146,11 @@ def checkpoint_identity(folder: Path) -> str:
             file.seek(max(0, path.stat().st_size - _SAMPLED))
             digest.update(file.read(_SAMPLED))
     return f"{folder.resolve().name} {digest.hexdigest()[:16]}"
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file, or of all files under a folder with their names."""
+    digest = hashlib.sha256()
+    for file in sorted(found for found in path.rglob("*") if found.is_file()) if path.is_dir() else [path]:
+        digest.update(file.name.encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()

@@ -153,7 +153,7 @@ def _path(path: Path, field: str) -> Iterator[Text]:
 
 
 def _jsonl(path: Path, field: str) -> Iterator[Text]:
-    with path.open(encoding="utf-8") as lines:
+    with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
@@ -201,9 +201,20 @@ def _hub(place: str, field: str) -> Iterator[Text]:
 
 
 def _row(content: object, *, field: str, where: str, name: str) -> Text:
+    if isinstance(content, str) and not _encodable(content):
+        raise EvaluationError(f"Expected text that is valid Unicode, found half a character in {where}: correct it.")
     if not isinstance(content, str):
         raise EvaluationError(
             f"Expected text in the field {field!r}, found {type(content).__name__} in {where}: name the field as "
             "PATH#FIELD, or correct the file."
         )
     return Text(name=name, content=content)
+
+
+def _encodable(text: str) -> bool:
+    """False for a lone surrogate, which JSON can spell and UTF-8 cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -18,11 +18,13 @@ class Work:
     keys: tuple[Key, ...]
     """Records it makes. It is left out when all of them are in the journal."""
     tokens: int
-    """Tokens the model will read in one sequence."""
+    """Tokens of a sequence that the model will read."""
+    passes: float = 1.0
+    """Such sequences."""
     measure: Callable[[], Sequence[Record]]
     """Does it. Raises ``LongRopeError``."""
 
     @property
     def cost(self) -> float:
         """How long it takes, in no unit: linear in tokens, and quadratic where attention outweighs the rest."""
-        return self.tokens * (1 + self.tokens / _ATTENTION_OUTWEIGHS)
+        return self.passes * self.tokens * (1 + self.tokens / _ATTENTION_OUTWEIGHS)

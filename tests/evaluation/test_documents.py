@@ -66,12 +66,16 @@ def test_bad_sources_are_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "broken.jsonl").write_text("{\n")
     (tmp_path / "broken.parquet").write_text("{\n")
     (tmp_path / "empty").mkdir()
+    (tmp_path / "latin.jsonl").write_bytes(b'{"text": "\xe9"}\n')
+    (tmp_path / "half.jsonl").write_text('{"text": "\\ud800"}\n')
     for source, message in {
         "no/such/file": "found no file",
         "synthetic:soon": "found the seed 'soon'",
         "stdlib:3": "Expected stdlib alone",
         f"{tmp_path}/bytes.txt": "Expected text in UTF-8, found other bytes at 0",
         f"{tmp_path}/broken.jsonl": "line 1 of",
+        f"{tmp_path}/latin.jsonl": "line 1 of",
+        f"{tmp_path}/half.jsonl": "half a character in line 1 of",
         f"{tmp_path}/broken.parquet": "Expected a parquet file",
         f"{tmp_path}/empty": "Expected files in the folder",
     }.items():

@@ -7,11 +7,12 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from longrope_vllm.errors import EvaluationError, FactorsError
+from longrope_vllm.evaluation.asked import Asked, by_rope
 from longrope_vllm.evaluation.documents import Document
 from longrope_vllm.evaluation.encoder import Encoder
 from longrope_vllm.evaluation.in_process import InProcess, LoadedModel
+from longrope_vllm.evaluation.losses import longppl_work, perplexity_work
 from longrope_vllm.evaluation.methods import named_method
-from longrope_vllm.evaluation.plan import Asked, by_rope, longppl_work, perplexity_work
 from longrope_vllm.evaluation.records import Record
 from longrope_vllm.evaluation.subject import Subject
 from longrope_vllm.geometry import read_config

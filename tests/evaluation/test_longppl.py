@@ -45,3 +45,10 @@ def test_key_tokens_are_those_that_the_far_context_made_likely() -> None:
 def test_a_text_within_the_short_context_has_none() -> None:
     tokens = torch.arange(CONTEXT)
     assert not key_tokens(toy_losses, tokens, toy_losses(tokens), context=CONTEXT, step=STEP).any()
+
+
+def test_a_last_loss_that_a_server_could_not_tell_is_left_out() -> None:
+    tokens = torch.randint(12, (LENGTH,), generator=torch.Generator().manual_seed(0))
+    whole = key_tokens(toy_losses, tokens, toy_losses(tokens), context=CONTEXT, step=STEP)
+    cut = key_tokens(toy_losses, tokens, toy_losses(tokens)[:-1], context=CONTEXT, step=STEP)
+    assert cut.tolist() == whole[:-1].tolist()

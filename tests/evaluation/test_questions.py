@@ -8,10 +8,12 @@ import pytest
 from transformers import AutoTokenizer
 
 from longrope_vllm.errors import EvaluationError
+from longrope_vllm.evaluation.asked import Asked
 from longrope_vllm.evaluation.encoder import Encoder, fit
 from longrope_vllm.evaluation.needle import needle_prompt
 from longrope_vllm.evaluation.passkey import passkey_prompt, passkey_text
 from longrope_vllm.evaluation.prompt import Prompt
+from longrope_vllm.evaluation.questions import needles
 from longrope_vllm.evaluation.texts import synthetic_text
 from tiny_models import byte_tokenizer
 
@@ -89,6 +91,27 @@ def test_a_needle_stands_between_lines_or_words_at_its_depth(depth: float, lines
     assert found.start() / len(prompt.text) == pytest.approx(depth, abs=0.06)
     around = prompt.text[: found.start()].rpartition("\n\n")[2] + prompt.text[found.end() :].partition("\n\n")[0]
     assert haystack.startswith(around)
+
+
+def test_a_needle_keeps_its_depth_in_a_script_without_spaces(encoder: Encoder) -> None:
+    haystack = "甲乙丙丁" * 3000
+    for depth in (0.25, 0.5, 0.75):
+        prompt = needle_prompt(len, length=8000, depth=depth, haystack=haystack, draw=random.Random(1))
+        assert prompt.text.index("The special number of") / len(prompt.text) == pytest.approx(depth, abs=0.02)
+
+
+def test_a_needle_question_does_not_depend_on_what_else_is_asked(encoder: Encoder) -> None:
+    haystacks = [synthetic_text(9000, random.Random(seed)) for seed in range(3)]
+
+    def texts(lengths: tuple[int, ...], trials: int) -> dict[tuple[int, str], str]:
+        asked = Asked(
+            subjects=[], lengths=lengths, documents=[], encoder=encoder, depths=(0.0, 0.5), trials=trials, seed=0
+        )
+        return {(q.length, q.sample): q.prompt(0).text for q in needles(asked, haystacks=haystacks)}
+
+    alone, among = texts((2000,), 1), texts((1000, 2000, 3000), 3)
+    assert {key: among[key] for key in alone} == alone
+    assert len(among) == 18
 
 
 def test_questions_that_have_no_room_or_no_haystack_are_refused(encoder: Encoder) -> None:

@@ -71,6 +71,23 @@ def test_what_runs_beside_a_failure_is_finished_and_kept_and_nothing_more_begins
     assert len(done) <= 2  # one may have begun between the two ends
 
 
+def test_a_figure_that_is_none_ends_a_run_with_what_runs_beside_it_kept(tmp_path: Path) -> None:
+    both = threading.Barrier(2)
+    bad, good = piece(0, [], float("nan")), piece(1, [])
+
+    def together(work: Work) -> Work:
+        def measure() -> list[Record]:
+            both.wait(10)
+            return list(work.measure())
+
+        return Work(title=work.title, keys=work.keys, tokens=1, measure=measure)
+
+    journal = Journal.open(tmp_path / "records.jsonl")
+    with pytest.raises(EvaluationError, match="Expected a finite score"):
+        do_all([together(bad), together(good)], journal, concurrency=2)
+    assert list(journal.records) == [key(1)]
+
+
 def test_figures_that_are_no_numbers_are_an_error_and_not_a_record(tmp_path: Path) -> None:
     journal = Journal.open(tmp_path / "records.jsonl")
     with pytest.raises(EvaluationError, match="Expected a finite score, found nan in passkey none 1k passkey 0"):

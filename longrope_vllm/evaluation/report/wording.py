@@ -21,7 +21,7 @@ _WILSON = (
 )
 MEASURED = {
     "ppl": (
-        "Perplexity is exp of the mean loss of all tokens, each document read in one piece; lower is better. Intervals "
+        "Perplexity is exp of the mean loss of all tokens that the protocol counts; lower is better. Intervals "
         "are symmetric in log space, with documents as clusters (Student's t) and kinds of text as strata; a single "
         "document has none. Two methods are compared by the ratio of their perplexities on the same documents."
     ),
