@@ -1,14 +1,16 @@
 """A transformers model in this process, under one set of factors: the tier of a sequence is fixed while it is read."""
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from longrope_vllm.errors import EvaluationError
+from longrope_vllm.evaluation.greedy import end_tokens, greedy_tokens
+from longrope_vllm.evaluation.memory import in_memory
 from longrope_vllm.evaluation.methods import Method
 from longrope_vllm.evaluation.perplexity import token_losses
 from longrope_vllm.evaluation.subject import Answered, Scored
@@ -63,57 +65,30 @@ class InProcess:
     def score(self, tokens: Tensor, *, length: int) -> Scored:
         """One pass without a cache. Raises ``EvaluationError`` when memory runs out."""
         with fixed_rope(self._model.module, self._method.factors, length=length) as tier:
-            losses = _in_memory(
+            losses = in_memory(
                 lambda: token_losses(self._model.module, tokens.to(self._model.device)), tokens=len(tokens)
             )
         return Scored(losses=losses, tier=tier.max_length)
 
     def answer(self, prompt: Sequence[int], *, max_tokens: int, length: int) -> Answered:
         """Greedy, whatever sampling the checkpoint recommends. Raises ``EvaluationError`` when memory runs out."""
-        module: nn.Module = self._model.module
+        module = self._model.module
+        end = end_tokens(module, self._tokenizer)
         with fixed_rope(module, self._method.factors, length=length) as tier:
-            found = _in_memory(lambda: self._generate(list(prompt), max_tokens), tokens=length)
-        text = self._tokenizer.decode(found[len(prompt) :], skip_special_tokens=True)
-        return Answered(text=text, tier=tier.max_length)
+            found = in_memory(lambda: greedy_tokens(module, prompt, max_tokens=max_tokens, end=end), tokens=length)
+        return Answered(text=self._tokenizer.decode(found, skip_special_tokens=True), tier=tier.max_length)
 
     def harness_model(self) -> "Bounded":
-        """Each request under the tier of its length."""
+        """Each request under the tier of its length. Weights are loaded with the first request."""
         from longrope_vllm.evaluation.harness.models import LiveModel
 
-        module, factors = self._model.module, self._method.factors
+        model, factors = self._model, self._method.factors
         return LiveModel(
-            module,
+            lambda: model.module,
             self._tokenizer,
             limit=factors.max_length,
-            rope_for=lambda length: fixed_rope(module, factors, length=length),
+            rope_for=lambda length: fixed_rope(model.module, factors, length=length),
         )
 
     def close(self) -> None:
         """Nothing is held that the process does not give back."""
-
-    def _generate(self, prompt: list[int], max_tokens: int) -> Tensor:
-        transformers = require("transformers", "eval")
-        module = self._model.module
-        eos = module.generation_config.eos_token_id
-        settings = transformers.GenerationConfig(
-            max_new_tokens=max_tokens,
-            do_sample=False,
-            eos_token_id=eos,
-            pad_token_id=eos[0] if isinstance(eos, list) else eos,
-        )
-        tokens = torch.tensor([prompt], device=self._model.device)
-        with torch.inference_mode():
-            found: Tensor = module.generate(tokens, attention_mask=torch.ones_like(tokens), generation_config=settings)
-        return found[0].cpu()
-
-
-def _in_memory(pass_over: Callable[[], Tensor], *, tokens: int) -> Tensor:
-    try:
-        return pass_over()
-    except RuntimeError as error:
-        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
-            raise
-        raise EvaluationError(
-            f"Expected memory for one pass over {tokens:,} tokens, found too little: evaluate shorter lengths, in "
-            "--dtype bfloat16, on a larger device, or through a server."
-        ) from None

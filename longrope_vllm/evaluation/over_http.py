@@ -4,13 +4,16 @@ Losses come from ``/v1/completions`` with ``echo`` and ``logprobs``, which vLLM,
 request is sent twice: a repeated prefill of a long document would only make a slow server slower.
 """
 
+import re
 from collections.abc import Hashable, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from longrope_vllm.errors import ServerError
+from longrope_vllm.evaluation import replies
 from longrope_vllm.evaluation.subject import Answered, Scored
 from longrope_vllm.extras import require
 
@@ -24,6 +27,29 @@ _PATIENCE = 120.0
 """Seconds that any request may take."""
 _SLOWEST = 50.0
 """Tokens a second of the slowest prefill that is waited for, one request after the other."""
+_GREEDY = {"temperature": 0.0, "frequency_penalty": 0.0, "presence_penalty": 0.0}
+"""Sent with every request: a server takes what is left out from the checkpoint's generation config."""
+_GREEDY_PAST_OPENAI = {**_GREEDY, "repetition_penalty": 1.0}
+"""The same for vLLM and SGLang; servers that keep to OpenAI's fields refuse this one."""
+
+Told = TypeVar("Told", covariant=True)
+
+
+class Read(Protocol[Told]):
+    """A function of ``replies``: a document from JSON to what it tells."""
+
+    def __call__(self, reply: Any, *, where: str) -> Told:
+        """Raises ``ServerError``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Echoed:
+    """Log-probabilities of the tokens of a prompt from the second on."""
+
+    logprobs: tuple[float, ...]
+    best: tuple[float | None, ...]
+    """Of the likeliest token at each place, None where the server does not tell."""
+    tier: int | None
 
 
 class Server:
@@ -42,15 +68,16 @@ class Server:
         self._client: Any = self._openai.OpenAI(
             base_url=f"{self.url}/v1", api_key=api_key or "none", max_retries=0, timeout=_PATIENCE
         )
-        served = self._call("get", "/models", limit=_PATIENCE)["data"]
-        names = [entry["id"] for entry in served]
+        served = self._ask("/v1/models", replies.models)
+        names = [entry.name for entry in served]
         if (model is None and len(names) != 1) or (model is not None and model not in names):
             raise ServerError(
                 f"Expected {'one model' if model is None else f'the model {model!r}'} at {self.url}, found "
                 f"{', '.join(names)}: name one with --model."
             )
-        self._entry = next(entry for entry in served if entry["id"] == (model or names[0]))
+        self._served = next(entry for entry in served if entry.name == (model or names[0]))
         self._tiers = self._ask_tiers()
+        self._greedy = _GREEDY_PAST_OPENAI if self._takes_repetition_penalty() else _GREEDY
 
     @property
     def label(self) -> str:
@@ -59,28 +86,36 @@ class Server:
 
     @property
     def identity(self) -> str:
-        """What it serves: the model, and its tiers where it tells them."""
-        tiers = ", ".join(f"{tier['max_length']} {tier['identity']}" for tier in self._tiers)
-        return f"{self.model} served, " + (f"tiers {tiers}" if tiers else "its own rope")
+        """What it serves, as far as it tells: the model, its checkpoint, its longest sequence and its tiers."""
+        told = [f"{self.model} served"]
+        if self._served.root is not None:
+            told.append(f"root {self._served.root}")
+        if self._served.limit is not None:
+            told.append(f"up to {self._served.limit} tokens")
+        tiers = ", ".join(f"{tier.max_length} {tier.identity}" for tier in self._tiers)
+        return ", ".join([*told, f"tiers {tiers}" if tiers else "its own rope"])
 
     @property
     def model(self) -> str:
         """The name under which it serves."""
-        return str(self._entry["id"])
+        return self._served.name
 
     @property
     def checkpoint(self) -> str | None:
         """The checkpoint it says it serves, a path there or a name on a hub."""
-        found = self._entry.get("root")
-        return None if found is None else str(found)
+        return self._served.root
+
+    @property
+    def limit(self) -> int:
+        """Most tokens of a prompt and its answer."""
+        return self._served.limit or _UNTOLD
 
     def check(self, length: int) -> None:
         """Raise ``ServerError`` for a length past what the server says it takes."""
-        limit = self._entry.get("max_model_len")
-        if limit is not None and length > limit:
+        if length > self.limit:
             raise ServerError(
-                f"Expected lengths up to the {limit:,} tokens of {self.url}, found {length:,}: start it with a larger "
-                "--max-model-len, or leave that length out."
+                f"Expected lengths up to the {self.limit:,} tokens of {self.url}, found {length:,}: start it with a "
+                "larger --max-model-len, or leave that length out."
             )
 
     def rope(self, length: int) -> Hashable:
@@ -92,53 +127,54 @@ class Server:
 
         Raises ``ServerError``.
         """
-        limit = self._entry.get("max_model_len") or _UNTOLD
-        ids = tokens[: limit - 1].tolist()
-        found = self._complete(ids, policy="prompt", max_tokens=0, echo=True, logprobs=1)
-        stated = (found["choices"][0].get("logprobs") or {}).get("token_logprobs") or []
-        if len(stated) < len(ids) or any(value is None for value in stated[1 : len(ids)]):
-            raise ServerError(
-                f"Expected log-probabilities of {len(ids):,} prompt tokens from {self.url}, found "
-                f"{sum(value is not None for value in stated):,}: it does not support echo with logprobs, so leave out "
-                "the tasks that need losses."
-            )
-        return Scored(losses=-torch.tensor(stated[1 : len(ids)], dtype=torch.float32), tier=_tier(found))
+        echoed = self.echo(tokens[: self.limit - 1].tolist())
+        return Scored(losses=-torch.tensor(echoed.logprobs, dtype=torch.float32), tier=echoed.tier)
 
     def answer(self, prompt: Sequence[int], *, max_tokens: int, length: int) -> Answered:
         """A greedy answer, under the rope that the server chooses. Raises ``ServerError``."""
-        found = self._complete(list(prompt), policy="prompt+max_tokens", max_tokens=max_tokens)
-        return Answered(text=str(found["choices"][0]["text"]), tier=_tier(found))
+        return self.write(prompt, max_tokens=max_tokens)
+
+    def echo(self, tokens: Sequence[int]) -> Echoed:
+        """Log-probabilities of ``tokens``. Raises ``ServerError``."""
+        found = self._complete(tokens, policy="prompt", max_tokens=0, echo=True, logprobs=1)
+        stated = found.logprobs[1 : len(tokens)]
+        told = tuple(value for value in stated if value is not None)
+        if len(told) < len(tokens) - 1:
+            raise ServerError(
+                f"Expected log-probabilities of {len(tokens):,} prompt tokens from {self.url}, found "
+                f"{len(told):,}: it does not support echo with logprobs, so leave out the tasks that need losses."
+            )
+        best = found.best[1 : len(tokens)]
+        return Echoed(logprobs=told, best=best + (None,) * (len(told) - len(best)), tier=found.tier)
+
+    def write(self, prompt: Sequence[int], *, max_tokens: int, until: Sequence[str] = ()) -> Answered:
+        """A greedy answer that ends before the first of ``until``. Raises ``ServerError``."""
+        stops: dict[str, Any] = {"stop": list(until)} if until else {}
+        found = self._complete(prompt, policy="prompt+max_tokens", max_tokens=max_tokens, **stops)
+        return Answered(text=found.text, tier=found.tier)
 
     def harness_model(self) -> "Bounded":
         """The server as lm-eval asks it."""
         from longrope_vllm.evaluation.harness.models import ServerModel
 
         assert self.tokenizer is not None, "the tokenizer is chosen before anything is asked"
-        return ServerModel(
-            self.url,
-            self.model,
-            tokenizer=self.tokenizer,
-            limit=self._entry.get("max_model_len") or _UNTOLD,
-            api_key=self._client.api_key,
-            seconds=_PATIENCE,
-            seconds_per_token=1 / _SLOWEST,
-        )
+        tokenizer = require("transformers", "eval").AutoTokenizer.from_pretrained(self.tokenizer)
+        return ServerModel(self, tokenizer)
 
     def close(self) -> None:
         """End the connections."""
         self._client.close()
 
-    def _complete(self, prompt: list[int], *, policy: str, max_tokens: int, **fields: Any) -> Any:
-        body = {"model": self.model, "prompt": prompt, "max_tokens": max_tokens, "temperature": 0.0, **fields}
+    def _complete(self, prompt: Sequence[int], *, policy: str, max_tokens: int, **fields: Any) -> replies.Completion:
+        body = {"model": self.model, "prompt": list(prompt), "max_tokens": max_tokens, **self._greedy, **fields}
         if self._tiers:
             body["longrope_policy"] = policy
-        length = len(prompt) + max_tokens
-        found = self._call("post", "/completions", body=body, limit=self._limit(length))
-        read = (found.get("usage") or {}).get("prompt_tokens")
-        if read != len(prompt):
+        limit = self._limit(len(prompt) + max_tokens)
+        found = self._ask("/v1/completions", replies.completion, limit=limit, body=body)
+        if found.read != len(prompt):
             raise ServerError(
-                f"Expected {self.url} to read all {len(prompt):,} tokens of a prompt, found that it read {read}: it "
-                "truncates or adds tokens, so its figures would be of another text."
+                f"Expected {self.url} to read all {len(prompt):,} tokens of a prompt, found that it read {found.read}: "
+                "it truncates or adds tokens, or does not tell, so its figures would be of another text."
             )
         return found
 
@@ -146,24 +182,38 @@ class Server:
         """Seconds that a request of ``length`` tokens may take, with the others in front of it."""
         return _PATIENCE + self._concurrency * length / _SLOWEST
 
-    def _ask_tiers(self) -> list[Any]:
+    def _ask_tiers(self) -> tuple[replies.Tier, ...]:
         try:
-            return list(self._call("get", "/longrope", limit=_PATIENCE)["tiers"])
+            return self._ask("/v1/longrope", replies.tiers)
         except ServerError as error:
             if isinstance(error.__cause__, self._openai.APIStatusError):
-                return []  # a server without the plugin
+                return ()  # a server without the plugin
             raise
 
-    def _call(self, method: str, path: str, *, limit: float, **arguments: Any) -> Any:
+    def _takes_repetition_penalty(self) -> bool:
+        """Whether it is vLLM, which tells its version, or SGLang, which owns the models it lists."""
+        if self._served.owner == "sglang":
+            return True
+        try:
+            return re.match(r"\d+\.\d+", self._ask("/version", replies.version)) is not None
+        except ServerError as error:
+            if isinstance(error.__cause__, self._openai.APIConnectionError):
+                raise
+            return False
+
+    def _ask(self, path: str, read: Read[Told], *, limit: float = _PATIENCE, body: Any = None) -> Told:
+        """What ``read`` makes of the answer. A request with a ``body`` is a POST."""
+        where = self.url + path
         options = {"timeout": self._openai.Timeout(limit, connect=CONNECT_LIMIT)}
         try:
-            found = getattr(self._client, method)(path, cast_to=object, options=options, **arguments)
+            if body is None:
+                found = self._client.get(where, cast_to=object, options=options)
+            else:
+                found = self._client.post(where, cast_to=object, options=options, body=body)
         except self._openai.APIStatusError as error:
-            body = error.body
-            said = (body.get("message") if isinstance(body, dict) else None) or error.message
-            raise ServerError(
-                f"Expected an answer from /v1{path} of {self.url}, found HTTP {error.status_code}: {said}"
-            ) from error
+            stated = error.body
+            said = (stated.get("message") if isinstance(stated, dict) else None) or error.message
+            raise ServerError(f"Expected an answer from {where}, found HTTP {error.status_code}: {said}") from error
         except self._openai.APITimeoutError as error:
             raise ServerError(
                 f"Expected an answer from {self.url} within {limit:.0f} s, found none: lower --concurrency."
@@ -174,12 +224,6 @@ class Server:
                 f"Expected a server at {self.url}, found none that answers ({type(cause).__name__} {cause}): is it "
                 "running?"
             ) from error
-        if not isinstance(found, dict):
-            raise ServerError(f"Expected an OpenAI-compatible server at {self.url}, found another: check the URL.")
-        return found
-
-
-def _tier(found: Any) -> int | None:
-    """The tier that the plugin says served a request."""
-    said = found.get("longrope")
-    return None if not said else int(said["tier_max_length"])
+        except ValueError as error:
+            raise ServerError(f"Expected JSON from {where}, found something else ({error}): check the URL.") from error
+        return read(found, where=where)

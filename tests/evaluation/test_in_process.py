@@ -10,6 +10,9 @@ from longrope_vllm.errors import EvaluationError, FactorsError
 from longrope_vllm.evaluation.asked import Asked, by_rope
 from longrope_vllm.evaluation.documents import Document
 from longrope_vllm.evaluation.encoder import Encoder
+from longrope_vllm.evaluation.greedy import greedy_tokens
+from longrope_vllm.evaluation.harness.benchmarks import Benchmarks
+from longrope_vllm.evaluation.harness.bridge import Bridge, short_work
 from longrope_vllm.evaluation.in_process import InProcess, LoadedModel
 from longrope_vllm.evaluation.losses import longppl_work, perplexity_work
 from longrope_vllm.evaluation.methods import named_method
@@ -17,6 +20,7 @@ from longrope_vllm.evaluation.records import Record
 from longrope_vllm.evaluation.subject import Subject
 from longrope_vllm.geometry import read_config
 from longrope_vllm.hf import fixed_rope
+from short_tasks import WRITE, write_tasks
 from tiny_models import LONG, VOCABULARY, WINDOW, byte_tokenizer, tiny_llama
 
 METHODS = ("none", "pi", "yarn")
@@ -112,6 +116,50 @@ def test_an_answer_is_the_greedy_one_under_the_tier_of_its_length(folder: Path, 
                     break
                 tokens = torch.cat([tokens, following[None]])
         assert answer.text == AutoTokenizer.from_pretrained(folder).decode(tokens[300:], skip_special_tokens=True)
+
+
+def test_what_a_checkpoint_recommends_for_sampling_changes_no_answer(folder: Path) -> None:
+    loaded = LoadedModel(folder, dtype=torch.float32, device=torch.device("cpu"))
+    subject = InProcess(
+        loaded, AutoTokenizer.from_pretrained(folder), named_method("none", read_config(folder), lengths=LENGTHS)
+    )
+    prompt = torch.randint(3, VOCABULARY, (100,), generator=torch.Generator().manual_seed(1)).tolist()
+    plain = subject.answer(prompt, max_tokens=16, length=WINDOW)
+    assert len(set(plain.text)) < len(plain.text)  # it repeats itself, which the penalties would keep it from
+    for name, value in {"repetition_penalty": 9.0, "no_repeat_ngram_size": 1, "min_new_tokens": 16}.items():
+        setattr(loaded.module.generation_config, name, value)
+    assert subject.answer(prompt, max_tokens=16, length=WINDOW) == plain
+
+
+def test_an_answer_ends_at_the_end_of_the_tokenizer_and_at_those_of_the_checkpoint(
+    folder: Path, subjects: list[InProcess]
+) -> None:
+    prompt = list(range(10, 60))
+    whole = greedy_tokens(subjects[0]._model.module, prompt, max_tokens=6, end=frozenset())
+    loaded = LoadedModel(folder, dtype=torch.float32, device=torch.device("cpu"))
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    subject = InProcess(loaded, tokenizer, named_method("none", read_config(folder), lengths=LENGTHS))
+    texts = set()
+    for place, token in enumerate(whole[1:4], start=1):
+        for ends in (token, [token, VOCABULARY - 1], None):
+            loaded.module.generation_config.eos_token_id = ends
+            tokenizer.eos_token = chr(token) if ends is None else chr(2)
+            found = subject.answer(prompt, max_tokens=6, length=WINDOW).text
+            assert found == tokenizer.decode(whole[: whole.index(token)], skip_special_tokens=True)
+            texts.add((place, found))
+    assert texts
+
+
+def test_benchmarks_are_planned_without_weights(folder: Path, tmp_path: Path) -> None:
+    loaded = LoadedModel(folder, dtype=torch.float32, device=torch.device("cpu"))
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    subject = InProcess(loaded, tokenizer, named_method("yarn", read_config(folder), lengths=LENGTHS))
+    bridge = Bridge(subject.harness_model(), Benchmarks(include_path=write_tasks(tmp_path)))
+    work = short_work(bridge, WRITE, methods=["yarn"], indices=[0])
+    assert subject.rope(max(bridge.lengths(WRITE, [0])))
+    assert "module" not in vars(loaded)
+    assert work[0].measure()
+    assert "module" in vars(loaded)
 
 
 def test_longppl_counts_the_key_tokens_of_one_evaluator_for_every_method(asked: Asked) -> None:

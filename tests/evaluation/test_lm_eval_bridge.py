@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import GenerationConfig
 
 from longrope_vllm import Factors, Geometry
 from longrope_vllm.errors import EvaluationError
@@ -62,7 +63,7 @@ BridgeWith = Callable[[RopeFor], Bridge]
 
 @pytest.fixture
 def bridge_with(model: Any, tokenizer: Any, benchmarks: Benchmarks) -> BridgeWith:
-    return lambda rope_for: Bridge(LiveModel(model, tokenizer, limit=LONG, rope_for=rope_for), benchmarks)
+    return lambda rope_for: Bridge(LiveModel(lambda: model, tokenizer, limit=LONG, rope_for=rope_for), benchmarks)
 
 
 def own_rope(length: int) -> AbstractContextManager[None]:
@@ -205,19 +206,30 @@ def test_sizes_are_the_numbers_of_documents(bridge_with: BridgeWith) -> None:
     assert bridge_with(own_rope).sizes([CHOICE, WRITE]) == {CHOICE: 12, WRITE: 6}
 
 
+def test_too_little_memory_is_one_sentence(tokenizer: Any, benchmarks: Benchmarks) -> None:
+    class Large:
+        """Larger than any machine."""
+
+        device = "cpu"
+        generation_config = GenerationConfig()
+
+        def __call__(self, tokens: torch.Tensor, **given: Any) -> None:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    bridge = Bridge(LiveModel(Large, tokenizer, limit=LONG, rope_for=own_rope), benchmarks)
+    for name in (CHOICE, WRITE):
+        with pytest.raises(EvaluationError, match=r"Expected memory for one pass over \d+ tokens"):
+            bridge.measure(name, [0])
+
+
 @pytest.mark.parametrize(("name", "extra"), [(CHOICE, 0), (WRITE, 24)])
 def test_what_does_not_fit_is_refused_before_anything_runs(
     name: str, extra: int, tokenizer: Any, benchmarks: Benchmarks
 ) -> None:
-    class Idle:
-        """Fails when it is run: only what it says about itself is read."""
+    def load() -> Any:
+        raise AssertionError("planning needs no weights")
 
-        generation_config = torch.nn.Module()
-        device = "cpu"
-
-    Idle.generation_config.eos_token_id = 2  # type: ignore[assignment]
-    idle: Any = Idle()
-    bridge = Bridge(LiveModel(idle, tokenizer, limit=40, rope_for=own_rope), benchmarks)
+    bridge = Bridge(LiveModel(load, tokenizer, limit=40, rope_for=own_rope), benchmarks)
     with pytest.raises(EvaluationError, match=r"at most 40 tokens .* found \d+ in sample 1 of .* cut off; raise"):
         bridge.measure(name, [0, 1])
     with pytest.raises(EvaluationError, match="in sample 1 of"):
@@ -234,7 +246,7 @@ def test_a_chat_template_is_applied_when_it_is_given_and_only_then(
         seen.append(messages)
         return f"<{messages[-1]['content']}>"
 
-    live = LiveModel(model, tokenizer, limit=LONG, rope_for=own_rope)
+    live = LiveModel(lambda: model, tokenizer, limit=LONG, rope_for=own_rope)
     question = documents(tasks, WRITE)[0]["question"]
     plain = Bridge(live, benchmarks)
     assert plain._requests(plain.load(WRITE), 0)[0].args[0] == question

@@ -11,13 +11,14 @@ from itertools import groupby
 from typing import Any, NoReturn
 
 import torch
-from torch import nn
 
 from longrope_vllm.errors import EvaluationError, ServerError
+from longrope_vllm.evaluation.greedy import end_tokens, greedy_tokens
+from longrope_vllm.evaluation.memory import in_memory
+from longrope_vllm.evaluation.over_http import Server
 from longrope_vllm.extras import require
 
 _base: Any = require("lm_eval.api.model", "eval")
-_completions: Any = require("lm_eval.models.openai_completions", "eval")
 _shaping: Any = require("lm_eval.models.utils", "eval")
 
 RopeFor = Callable[[int], AbstractContextManager[Any]]
@@ -36,6 +37,8 @@ class Bounded:
     scored_room = 0
     """Tokens that scoring a text generates besides."""
     _encode_pair: Callable[[str, str], _Pair]
+    _write: Callable[..., str]
+    """The greedy answer to a prompt, given its ``room`` and the texts ``until`` which it goes."""
 
     @property
     def prefix_token_id(self) -> int | None:
@@ -48,7 +51,6 @@ class Bounded:
         """Token ids of a text, or of each of several; ``add_special_tokens`` only ever leaves them out.
 
         A text that starts with the beginning-of-sequence token, as a chat template writes it, gets no second one.
-        The default of False of lm-eval's API models is not followed: a server adds them to a text by itself.
         """
         if not isinstance(string, str):
             return [self._encoded(text) for text in string]
@@ -91,6 +93,20 @@ class Bounded:
             total += tokens
         return total
 
+    @property
+    def eot_token_id(self) -> int | None:
+        """The token that ends a text."""
+        return None if self.tokenizer.eos_token_id is None else int(self.tokenizer.eos_token_id)
+
+    def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
+        """The greedy answer to each request, up to the first of its ``until``."""
+        found = []
+        for prompt, settings in (request.args for request in requests):
+            stops = list(settings["until"])
+            text = self._write(self.tok_encode(prompt), room=settings["max_gen_toks"], until=stops)
+            found.append(str(_shaping.postprocess_generated_text(text, stops, None)))
+        return found
+
     def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> NoReturn:
         """Not measured here: lm-eval cuts a document into windows of its own, which hides its length."""
         raise EvaluationError(
@@ -102,22 +118,16 @@ class Bounded:
 class LiveModel(Bounded, _base.TemplateLM):  # type: ignore[misc]
     """A transformers causal language model in this process, one request after the other."""
 
-    def __init__(self, model: nn.Module, tokenizer: Any, *, limit: int, rope_for: RopeFor) -> None:
-        """``rope_for`` is asked with the tokens of each request; a model with its own rope takes ``nullcontext``."""
+    def __init__(self, load: Callable[[], Any], tokenizer: Any, *, limit: int, rope_for: RopeFor) -> None:
+        """``load`` gives the model when the first request is to be run: lengths are known without its weights.
+
+        ``rope_for`` is asked with the tokens of each request; a model with its own rope takes ``nullcontext``.
+        """
         super().__init__()
         self.tokenizer = tokenizer
         self.limit = limit
-        self.max_length = limit
-        live: Any = model
-        self._model = live
+        self._load = load
         self._rope_for = rope_for
-        stated = live.generation_config.eos_token_id
-        self._ends = {tokenizer.eos_token_id, *(stated if isinstance(stated, list) else [stated])}
-
-    @property
-    def eot_token_id(self) -> int | None:
-        """The token that ends a text."""
-        return None if self.tokenizer.eos_token_id is None else int(self.tokenizer.eos_token_id)
 
     def _loglikelihood_tokens(
         self, requests: Sequence[tuple[Any, list[int], list[int]]], **_: Any
@@ -132,11 +142,17 @@ class LiveModel(Bounded, _base.TemplateLM):  # type: ignore[misc]
     @torch.inference_mode()
     def _scores(self, read: list[int], continuations: Sequence[list[int]]) -> list[tuple[float, bool]]:
         """Log-probability of each continuation and whether it is the greedy one; they differ in the last token only."""
+        model = self._load()
         longest = max(map(len, continuations))
-        tokens = torch.tensor([read], device=self._model.device)  # [1, T]
+        tokens = torch.tensor([read], device=model.device)  # [1, T]
+
+        def scores() -> torch.Tensor:
+            logits = model(tokens, use_cache=False, logits_to_keep=longest).logits[0]  # [longest, V]
+            found: torch.Tensor = logits.float().log_softmax(-1).cpu()  # float32: sums over many tokens
+            return found
+
         with self._rope_for(len(read) + 1):
-            logits = self._model(tokens, use_cache=False, logits_to_keep=longest).logits[0]  # [longest, V]
-        scored = logits.float().log_softmax(-1).cpu()  # float32: sums over many tokens
+            scored = in_memory(scores, tokens=len(read))
         found = []
         for continuation in continuations:
             wanted = torch.tensor(continuation)
@@ -145,90 +161,49 @@ class LiveModel(Bounded, _base.TemplateLM):  # type: ignore[misc]
             found.append((total, bool((rows.argmax(-1) == wanted).all())))
         return found
 
-    def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
-        """The greedy answer to each request, up to the first of its ``until``."""
-        return [
-            self._answer(self.tok_encode(prompt), room=settings["max_gen_toks"], until=settings["until"])
-            for prompt, settings in (request.args for request in requests)
-        ]
+    def _write(self, prompt: list[int], *, room: int, until: Sequence[str]) -> str:
+        model = self._load()
+        end = end_tokens(model, self.tokenizer)
 
-    @torch.inference_mode()
-    def _answer(self, prompt: list[int], *, room: int, until: Sequence[str]) -> str:
-        # Not ``generate``: it would take penalties and processors from the checkpoint's generation config.
-        made: list[int] = []
-        text, cache, unread = "", None, prompt
+        def done(made: list[int]) -> bool:
+            text = self._decoded(made)
+            return any(stop in text for stop in until)
+
         with self._rope_for(len(prompt) + room):
-            while len(made) < room and not any(stop in text for stop in until):
-                tokens = torch.tensor([unread], device=self._model.device)  # [1, T] once, then [1, 1]
-                output = self._model(tokens, past_key_values=cache, use_cache=True, logits_to_keep=1)
-                cache, chosen = output.past_key_values, int(output.logits[0, -1].argmax())
-                if chosen in self._ends:
-                    break
-                made.append(chosen)
-                unread = [chosen]
-                text = self.tokenizer.decode(made, skip_special_tokens=True)
-        return str(_shaping.postprocess_generated_text(text, list(until), None))
-
-
-class ServerModel(Bounded, _completions.LocalCompletionsAPI):  # type: ignore[misc]
-    """A server with the completions API of OpenAI, as lm-eval's ``local-completions`` asks it, but once."""
-
-    scored_room = 1  # a server has to generate a token, and counts it
-
-    def __init__(
-        self,
-        url: str,
-        model: str,
-        *,
-        tokenizer: str,
-        limit: int,
-        api_key: str = "none",
-        seconds: float = 60.0,
-        seconds_per_token: float = 0.05,
-    ) -> None:
-        """``tokenizer`` is a folder; a request of n tokens may take ``seconds + n * seconds_per_token``."""
-        for part in ("aiohttp", "requests", "tenacity"):  # lm-eval has them as an extra of its own
-            require(part, "eval")
-        super().__init__(
-            base_url=f"{url.rstrip('/').removesuffix('/v1')}/v1/completions",
-            model=model,
-            tokenizer=tokenizer,
-            tokenizer_backend="huggingface",  # "auto" asks the server first
-            tokenized_requests=True,
-            max_length=limit + 2,  # theirs never cuts: ours refuses before
-            max_retries=1,
-            header={"Authorization": f"Bearer {api_key}"},
-        )
-        self.limit = limit
-        self._seconds = seconds
-        self._seconds_per_token = seconds_per_token
-
-    def _create_payload(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        # A server takes penalties from the checkpoint's generation config unless they are stated.
-        neutral = {"repetition_penalty": 1.0, "frequency_penalty": 0.0, "presence_penalty": 0.0}
-        return {**super()._create_payload(*args, **kwargs), **neutral}
-
-    def model_call(self, messages: Sequence[Sequence[int]], **settings: Any) -> Any:
-        """The server's answer. Raises ``ServerError`` for any but a good one, at once."""
-        requests: Any = require("requests", "eval")
-        body = self._create_payload(self.create_message(messages), seed=self._seed, eos=self.eos_string, **settings)
-        tokens = sum(map(len, messages)) + body["max_tokens"]
-        patience = self._seconds + tokens * self._seconds_per_token
-        try:
-            answer = requests.post(self.base_url, json=body, headers=self.header, timeout=patience)
-        except requests.Timeout:
-            raise ServerError(
-                f"Expected an answer to {tokens} tokens from {self.base_url} within {patience:.0f} seconds, found "
-                "none: allow more seconds for each token."
-            ) from None
-        except requests.RequestException as error:
-            raise ServerError(
-                f"Expected a server at {self.base_url}, found none that answers ({type(error).__name__}): is it "
-                "running?"
-            ) from error
-        if not answer.ok:
-            raise ServerError(
-                f"Expected an answer to {tokens} tokens from {self.base_url}, found HTTP {answer.status_code}: "
-                f"{answer.text[:500]}"
+            made = in_memory(
+                lambda: greedy_tokens(model, prompt, max_tokens=room, end=end, done=done), tokens=len(prompt) + room
             )
-        return answer.json()
+        return self._decoded(made)
+
+    def _decoded(self, made: list[int]) -> str:
+        return str(self.tokenizer.decode(made, skip_special_tokens=True))
+
+
+class ServerModel(Bounded, _base.TemplateLM):  # type: ignore[misc]
+    """A server, asked as for every other task: one request at a time, and each of them once."""
+
+    scored_room = 1  # vLLM keeps room for an answer
+
+    def __init__(self, server: Server, tokenizer: Any) -> None:
+        super().__init__()
+        self.tokenizer = tokenizer
+        self.limit = server.limit
+        self._server = server
+
+    def _loglikelihood_tokens(
+        self, requests: Sequence[tuple[Any, list[int], list[int]]], **_: Any
+    ) -> list[tuple[float, bool]]:
+        return [self._score(context, continuation) for _, context, continuation in requests]
+
+    def _score(self, context: list[int], continuation: list[int]) -> tuple[float, bool]:
+        echoed = self._server.echo(context + continuation)
+        logprobs, best = echoed.logprobs[len(context) - 1 :], echoed.best[len(context) - 1 :]
+        if None in best:
+            raise ServerError(
+                f"Expected the likeliest token at each place from {self._server.url}, found none beside the "
+                "log-probabilities: it does not support top_logprobs, so leave out the task short."
+            )
+        return sum(logprobs), all(mine == likeliest for mine, likeliest in zip(logprobs, best, strict=True))
+
+    def _write(self, prompt: list[int], *, room: int, until: Sequence[str]) -> str:
+        return self._server.write(prompt, max_tokens=room, until=until).text
