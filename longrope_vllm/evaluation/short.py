@@ -46,7 +46,7 @@ def _work(
     bridges = [Bridge(subject.harness_model(), benchmarks, chat_template=template) for subject in subjects]
     work = []
     for name in names:
-        indices = range(bridges[0].sizes([name])[name])[:limit]
+        indices = range(bridges[0].size(name))[:limit]
         lengths = sorted(bridges[0].lengths(name, indices))
         sharing: dict[Hashable, list[int]] = {}
         for number, subject in enumerate(subjects):

@@ -139,15 +139,12 @@ def test_an_answer_ends_at_the_end_of_the_tokenizer_and_at_those_of_the_checkpoi
     loaded = LoadedModel(folder, dtype=torch.float32, device=torch.device("cpu"))
     tokenizer = AutoTokenizer.from_pretrained(folder)
     subject = InProcess(loaded, tokenizer, named_method("none", read_config(folder), lengths=LENGTHS))
-    texts = set()
-    for place, token in enumerate(whole[1:4], start=1):
+    for token in whole[1:4]:
         for ends in (token, [token, VOCABULARY - 1], None):
             loaded.module.generation_config.eos_token_id = ends
             tokenizer.eos_token = chr(token) if ends is None else chr(2)
             found = subject.answer(prompt, max_tokens=6, length=WINDOW).text
             assert found == tokenizer.decode(whole[: whole.index(token)], skip_special_tokens=True)
-            texts.add((place, found))
-    assert texts
 
 
 def test_benchmarks_are_planned_without_weights(folder: Path, tmp_path: Path) -> None:

@@ -128,16 +128,12 @@ def test_an_answer_is_what_transformers_generates(bridge_with: BridgeWith, model
         assert sample.values == {"exact_match": float(sample.answer == document["gold"])}
 
 
-def test_an_answer_ends_before_the_first_stop(bridge_with: BridgeWith, tasks: Path) -> None:
-    bridge = bridge_with(own_rope)
-    task = bridge.load(WRITE).task
-    whole = bridge.measure(WRITE, [0])[0].answer
-    before = dict(task.config.generation_kwargs)
-    task.config.generation_kwargs = {**before, "until": ["no such text", whole[5:7]]}
-    try:
-        assert bridge.measure(WRITE, [0])[0].answer == whole.split(whole[5:7])[0]
-    finally:
-        task.config.generation_kwargs = before
+def test_an_answer_ends_before_the_first_stop(bridge_with: BridgeWith, model: Any, tokenizer: Any, tasks: Path) -> None:
+    whole = bridge_with(own_rope).measure(WRITE, [0])[0].answer
+    live = LiveModel(lambda: model, tokenizer, limit=LONG, rope_for=own_rope)
+    bridge = Bridge(live, Benchmarks(include_path=tasks))
+    bridge.load(WRITE).task.config.generation_kwargs["until"] = ["no such text", whole[5:7]]
+    assert bridge.measure(WRITE, [0])[0].answer == whole.split(whole[5:7])[0]
 
 
 def test_each_request_under_its_own_tier_keeps_short_ones_to_the_last_bit(
@@ -167,16 +163,21 @@ def test_each_request_under_its_own_tier_keeps_short_ones_to_the_last_bit(
     assert written[untouched] == written[unextended] == written[each] != written[long]
 
 
+def requests(bridge: Bridge, name: str, index: int) -> Sequence[Any]:
+    """As lm-eval makes them of one document."""
+    return bridge._asked(name, [index])[0].requests
+
+
 def likelihoods(bridge: Bridge) -> list[float]:
     """Of every choice of some documents, as the model gives them."""
-    requests = [request for index in range(4) for request in bridge._requests(bridge.load(CHOICE), index)]
-    return [likelihood for likelihood, _ in bridge._lm.loglikelihood(requests, disable_tqdm=True)]  # type: ignore[attr-defined]
+    asked = [request for index in range(4) for request in requests(bridge, CHOICE, index)]
+    return [likelihood for likelihood, _ in bridge._lm.loglikelihood(asked, disable_tqdm=True)]  # type: ignore[attr-defined]
 
 
 def test_pieces_give_what_one_run_gives(bridge_with: BridgeWith) -> None:
     bridge = bridge_with(own_rope)
     whole = {sample.index: sample for sample in bridge.measure(FEWSHOT, range(8))}
-    assert len({bridge._requests(bridge.load(FEWSHOT), index)[0].args[0][:40] for index in range(8)}) > 1
+    assert len({requests(bridge, FEWSHOT, index)[0].args[0][:40] for index in range(8)}) > 1
     pieces = [sample for part in ([5, 2], [7], [0, 1, 3], [4, 6]) for sample in bridge.measure(FEWSHOT, part)]
     assert {sample.index: sample for sample in pieces} == whole
     works = short_work(bridge, FEWSHOT, methods=["none"], indices=range(7), piece=3)
@@ -202,8 +203,8 @@ def unclocked(record: Record) -> Record:
     return replace(record, seconds=0.0)
 
 
-def test_sizes_are_the_numbers_of_documents(bridge_with: BridgeWith) -> None:
-    assert bridge_with(own_rope).sizes([CHOICE, WRITE]) == {CHOICE: 12, WRITE: 6}
+def test_a_size_is_the_number_of_documents(bridge_with: BridgeWith) -> None:
+    assert [bridge_with(own_rope).size(name) for name in (CHOICE, WRITE)] == [12, 6]
 
 
 def test_too_little_memory_is_one_sentence(tokenizer: Any, benchmarks: Benchmarks) -> None:
@@ -249,10 +250,10 @@ def test_a_chat_template_is_applied_when_it_is_given_and_only_then(
     live = LiveModel(lambda: model, tokenizer, limit=LONG, rope_for=own_rope)
     question = documents(tasks, WRITE)[0]["question"]
     plain = Bridge(live, benchmarks)
-    assert plain._requests(plain.load(WRITE), 0)[0].args[0] == question
+    assert requests(plain, WRITE, 0)[0].args[0] == question
     assert not seen
     chat = Bridge(live, benchmarks, chat_template=template)
-    assert chat._requests(chat.load(WRITE), 0)[0].args[0] == f"<{question}>"
+    assert requests(chat, WRITE, 0)[0].args[0] == f"<{question}>"
     assert [message["role"] for message in seen[0]] == ["user"]
 
 

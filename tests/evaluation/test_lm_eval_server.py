@@ -141,7 +141,7 @@ def test_a_refusal_is_told_at_once_and_not_asked_again(folder: Path, benchmarks:
     with connected(site, folder) as lm:
         for name in (CHOICE, WRITE):
             site.bodies.clear()
-            with pytest.raises(ServerError, match="answer from .*/v1/completions, found HTTP 500: out of blocks"):
+            with pytest.raises(ServerError, match=r"answer from .*/v1/completions, found HTTP 500: out of blocks"):
                 Bridge(lm, benchmarks).measure(name, [0])
             assert len(site.bodies) == 1
 

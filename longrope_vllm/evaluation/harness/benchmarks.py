@@ -7,10 +7,11 @@ length and bounded in number: lm-eval makes 500 whatever is asked, from random s
 import difflib
 import io
 import random
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass, field
 from pathlib import Path
+from threading import RLock
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,10 @@ class Benchmark:
     """What is asked, by index."""
     length: int
     """Tokens the documents were made for; 0 for short questions."""
+    kept: dict[Hashable, tuple[Any, ...]] = field(default_factory=dict)
+    """Requests that were made from its documents."""
+    lock: AbstractContextManager[Any] = field(default_factory=RLock)
+    """Held by whoever uses ``task``, which has state."""
 
 
 class Benchmarks:
@@ -58,7 +63,7 @@ class Benchmarks:
         if name not in self._loaded:
             manager, entry = self._find(name)
             ruler = self._ruler_for(name, entry)
-            with quiet(), _seeded(self.seed), ExitStack() as stack:
+            with _quiet(), _seeded(self.seed), ExitStack() as stack:
                 try:
                     if ruler is not None:
                         stack.enter_context(bounded(name, entry.yaml_path, ruler))
@@ -157,8 +162,11 @@ def _check_measurable(name: str, task: Any) -> None:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Within the block nothing is printed: lm-eval draws progress bars and RULER prints its search."""
+def _quiet() -> Iterator[None]:
+    """Within the block nothing is printed: lm-eval and RULER draw progress bars while they load documents.
+
+    It holds for the whole process, so it is for planning, where there is one thread.
+    """
     with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
         yield
 

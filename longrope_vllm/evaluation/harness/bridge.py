@@ -8,25 +8,21 @@ so that pieces give what one run gives.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
 from longrope_vllm.errors import EvaluationError
-from longrope_vllm.evaluation.harness.benchmarks import Benchmark, Benchmarks, quiet
+from longrope_vllm.evaluation.harness.benchmarks import Benchmark, Benchmarks
 from longrope_vllm.evaluation.harness.models import Bounded
+from longrope_vllm.evaluation.harness.requests import ChatTemplate, requests_of, unanswered
 from longrope_vllm.evaluation.records import Key, Record
 from longrope_vllm.evaluation.work import Work
 from longrope_vllm.extras import require
 
 PIECE = 50
 """Documents of one piece of work."""
-ANSWER_ROOM = 256
-"""Tokens of an answer where a benchmark states none, as in lm-eval."""
-
-ChatTemplate = Callable[..., str]
-"""Messages, and ``add_generation_prompt``, to the text of a prompt."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +38,15 @@ class Sample:
     expected: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Asked:
+    """What one document asks, and the tokens of each request."""
+
+    index: int
+    requests: tuple[Any, ...]
+    lengths: tuple[int, ...]
+
+
 class Bridge:
     """Measures one model on benchmarks of lm-eval."""
 
@@ -50,77 +55,61 @@ class Bridge:
         self._lm = lm
         self._benchmarks = benchmarks
         self._chat_template = chat_template
+        self._known: dict[tuple[str, int], _Asked] = {}
 
     def load(self, name: str) -> Benchmark:
         """The benchmark ``name``. Raises ``EvaluationError`` when there is none, or when it cannot be measured."""
         return self._benchmarks.load(name)
 
-    def sizes(self, names: Sequence[str]) -> dict[str, int]:
-        """Documents of each benchmark."""
-        return {name: len(self.load(name).documents) for name in names}
+    def size(self, name: str) -> int:
+        """Documents of the benchmark ``name``."""
+        return len(self.load(name).documents)
 
     def tokens(self, name: str, indices: Sequence[int]) -> int:
         """Tokens that ``measure`` reads and may write. Raises ``EvaluationError`` for a request that is too long."""
-        benchmark = self.load(name)
-        return sum(self._lm.check(self._requests(benchmark, index)) for index in self._checked(benchmark, indices))
+        return sum(length for asked in self._asked(name, indices) for length in asked.lengths)
 
     def lengths(self, name: str, indices: Sequence[int]) -> frozenset[int]:
-        """The different lengths of the requests of these documents, in tokens."""
-        benchmark = self.load(name)
-        return frozenset(
-            self._lm.length(request)
-            for index in self._checked(benchmark, indices)
-            for request in self._requests(benchmark, index)
-        )
+        """The different lengths of the requests of these documents, in tokens. Raises as ``tokens`` does."""
+        return frozenset(length for asked in self._asked(name, indices) for length in asked.lengths)
 
     def measure(self, name: str, indices: Sequence[int]) -> list[Sample]:
-        """Ask the documents ``indices`` of the benchmark ``name``.
+        """Ask the documents ``indices`` of the benchmark ``name``; several threads may do so.
 
         Raises ``EvaluationError`` before anything runs when a request is too long, and ``ServerError``.
         """
+        asked = self._asked(name, indices)
+        answered = [unanswered(each.requests) for each in asked]
+        requests = [request for each in answered for request in each]
+        for kind, group in groupby(requests, key=lambda request: request.request_type):
+            batch = list(group)
+            for request, response in zip(batch, getattr(self._lm, kind)(batch, disable_tqdm=True), strict=True):
+                request.resps.extend([response] * request.repeats)  # greedy: a second time gives the same
         benchmark = self.load(name)
-        asked = {index: self._requests(benchmark, index) for index in self._checked(benchmark, indices)}
-        requests = [request for each in asked.values() for request in each]
-        if not requests:
-            return []
-        self._lm.check(requests)
-        with quiet():
-            for kind, group in groupby(requests, key=lambda request: request.request_type):
-                batch = list(group)
-                for request, response in zip(batch, getattr(self._lm, kind)(batch), strict=True):
-                    request.resps.extend([response] * request.repeats)  # greedy: a second time gives the same
-        task: Any = benchmark.task
-        task._instances = requests  # what its filters read; lm-eval sets it in build_all_requests
-        task.apply_filters()
-        return [self._sample(benchmark, index, each) for index, each in asked.items()]
+        with benchmark.lock:
+            benchmark.task._instances = requests  # what its filters read; lm-eval sets it in build_all_requests
+            if requests:
+                benchmark.task.apply_filters()
+            return [self._sample(benchmark, one, each) for one, each in zip(asked, answered, strict=True)]
 
-    def _checked(self, benchmark: Benchmark, indices: Sequence[int]) -> Iterator[int]:
-        for index in indices:
-            if not 0 <= index < len(benchmark.documents):
-                raise EvaluationError(
-                    f"Expected samples from 0 to {len(benchmark.documents) - 1} of {benchmark.name}, found {index}."
-                )
-            yield index
+    def _asked(self, name: str, indices: Sequence[int]) -> list[_Asked]:
+        benchmark = self.load(name)
+        return [self._asked_once(benchmark, index) for index in indices]
 
-    def _requests(self, benchmark: Benchmark, index: int) -> list[Any]:
-        """The requests of one document, as lm-eval's ``build_all_requests`` makes them."""
-        task, document = benchmark.task, benchmark.documents[index]
-        task.set_fewshot_seed(seed=self._benchmarks.seed + index)
-        chat = {"apply_chat_template": self._chat_template is not None, "chat_template": self._chat_template}
-        context = task.fewshot_context(
-            doc=document,
-            num_fewshot=task.config.num_fewshot or 0,
-            fewshot_as_multiturn=self._chat_template is not None,
-            gen_prefix=task.doc_to_prefix(document),
-            **chat,
-        )
-        about = (benchmark.name, index, task.config.repeats)
-        built = task.construct_requests(doc=document, ctx=context, metadata=about, **chat)
-        found = built if isinstance(built, list) else [built]
-        return [_stated(request) if request.request_type == "generate_until" else request for request in found]
+    def _asked_once(self, benchmark: Benchmark, index: int) -> _Asked:
+        if not 0 <= index < len(benchmark.documents):
+            raise EvaluationError(
+                f"Expected samples from 0 to {len(benchmark.documents) - 1} of {benchmark.name}, found {index}."
+            )
+        key = (benchmark.name, index)
+        if key not in self._known:
+            requests = requests_of(benchmark, index, seed=self._benchmarks.seed, chat_template=self._chat_template)
+            lengths = tuple(map(self._lm.check, requests))
+            self._known[key] = _Asked(index=index, requests=requests, lengths=lengths)
+        return self._known[key]
 
-    def _sample(self, benchmark: Benchmark, index: int, requests: Sequence[Any]) -> Sample:
-        task, document = benchmark.task, benchmark.documents[index]
+    def _sample(self, benchmark: Benchmark, asked: _Asked, requests: Sequence[Any]) -> Sample:
+        task, document = benchmark.task, benchmark.documents[asked.index]
         values: dict[str, float] = {}
         for name in requests[0].filtered_resps:
             scored = task.process_results(document, [request.filtered_resps[name] for request in requests])
@@ -132,9 +121,9 @@ class Bridge:
             )
         choices = task.doc_to_choice(document) if getattr(task.config, "doc_to_choice", None) is not None else None
         return Sample(
-            index=index,
+            index=asked.index,
             values=values,
-            length=max(map(self._lm.length, requests)),
+            length=max(asked.lengths),
             answer=_answer(requests, choices),
             expected=_expected(task, document, choices),
         )
@@ -183,24 +172,6 @@ def _record(key: Key, sample: Sample, *, seconds: float) -> Record:
         answer=sample.answer,
         seconds=seconds,
         notes={"tokens": str(sample.length)},
-    )
-
-
-def _stated(request: Any) -> Any:
-    """``request`` with nothing left to a default of one back end: greedy, its stops, and room for its answer."""
-    context, settings = request.args
-    found = require("lm_eval.models.utils", "eval").normalize_gen_kwargs(settings, ANSWER_ROOM)
-    return replace(
-        request,
-        arguments=(
-            context,
-            {
-                "until": [stop for stop in found["until"] if stop],
-                "max_gen_toks": found["max_gen_toks"],
-                "do_sample": False,
-                "temperature": 0.0,
-            },
-        ),
     )
 
 

@@ -79,19 +79,16 @@ class Bounded:
             )
         return ([self.prefix_token_id], tokens) if tokens[0] != self.prefix_token_id else (tokens[:1], tokens[1:])
 
-    def check(self, requests: Sequence[Any]) -> int:
-        """Tokens of all ``requests`` together. Raises ``EvaluationError`` for one that is longer than the limit."""
-        total = 0
-        for request in requests:
-            tokens = self.length(request)
-            if tokens > self.limit:
-                raise EvaluationError(
-                    f"Expected at most {self.limit} tokens in a request (prompt and room for its answer), found "
-                    f"{tokens} in sample {request.doc_id} of {request.task_name}: its beginning would be cut off; "
-                    "raise the limit of the model, ask for a shorter length, or leave this sample out."
-                )
-            total += tokens
-        return total
+    def check(self, request: Any) -> int:
+        """Tokens of ``request``. Raises ``EvaluationError`` when it is longer than the limit."""
+        tokens = self.length(request)
+        if tokens > self.limit:
+            raise EvaluationError(
+                f"Expected at most {self.limit} tokens in a request (prompt and room for its answer), found "
+                f"{tokens} in sample {request.doc_id} of {request.task_name}: its beginning would be cut off; "
+                "raise the limit of the model, ask for a shorter length, or leave this sample out."
+            )
+        return tokens
 
     @property
     def eot_token_id(self) -> int | None:
