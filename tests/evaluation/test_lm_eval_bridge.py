@@ -195,7 +195,8 @@ def test_pieces_give_what_one_run_gives(bridge_with: BridgeWith) -> None:
         for index in range(7)
     ]
     assert works[0].title == f"short none {FEWSHOT} 0-2"
-    assert works[0].tokens == bridge.tokens(FEWSHOT, range(3))
+    assert works[0].tokens == bridge.tokens(FEWSHOT, range(3)) // 3
+    assert works[0].passes == 3
 
 
 def unclocked(record: Record) -> Record:

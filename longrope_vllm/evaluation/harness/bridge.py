@@ -157,7 +157,8 @@ def short_work(
         return Work(
             title=f"{task} {methods[0]} {name} {part[0]}-{part[-1]}",
             keys=tuple(keys),
-            tokens=bridge.tokens(name, part),
+            tokens=max(1, bridge.tokens(name, part) // len(part)),
+            passes=len(part),
             measure=measure,
         )
 
