@@ -94,6 +94,21 @@ def test_the_precision_in_the_readme_is_what_was_measured() -> None:
     assert stated == [(f"{float(error):.2f}", ours, f"{float(stock):.0f}")]
 
 
+def test_the_perplexities_in_the_readme_are_what_was_measured() -> None:
+    (stated,) = re.findall(
+        r"perplexity ([\d,]+) with its own rope, ([\d.]+) PI, ([\d.]+) NTK, ([\d.]+) dynamic NTK, ([\d.]+) YaRN",
+        (ROOT / "README.md").read_text(),
+    )
+    _, _, table = results("evaluation").partition("**Perplexity of the last 1,024 tokens: all texts**")
+    table = table.partition("\n\n**")[0]
+    assert "| method | 4k | 8k | 12k | 16k |" in table
+    found = [re.findall(rf"^\| {name} \|.*\| \**([\d.,]+)\** \([^|]*\|$", table, re.MULTILINE) for name in METHODS]
+    assert [list(stated)] == [[value for (value,) in found]]
+
+
+METHODS = ("none", "pi", "ntk", "dynamic-ntk", "yarn")
+
+
 def test_the_newest_section_of_the_changelog_is_this_version() -> None:
     (newest, *_) = re.findall(r"^## \[([\d.]+)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert newest == PROJECT["version"] == version("longrope-vllm")
