@@ -35,8 +35,8 @@ def agreement(journal: Journal, one: str, other: str) -> list[str]:
         "## Both back ends",
         "",
         f"“{one}” in process against “{other}”: the largest difference of the mean loss of a document in nats, and "
-        "of the questions those with the same score and with the same answer, token for token. Two engines in bfloat16 round "
-        "differently, so that where two tokens are nearly equal the answers may part.",
+        "of the questions those with the same score and with the same answer, token for token. Two engines in bfloat16 "
+        "round differently, so that where two tokens are nearly equal the answers may part.",
         "",
         "| task | tokens | samples | largest difference of a loss | same score | same answer |",
         "|---|---:|---:|---:|---:|---:|",
