@@ -62,6 +62,10 @@ def test_a_cell_that_was_not_measured_is_missing_and_one_with_fewer_samples_is_p
     assert grid.at("yarn", 16384) is None
     assert grid.is_partial("yarn", 8192)
     assert not grid.is_partial("none", 8192)
+    drawn = grid.without_partial()
+    assert drawn.methods == ("none",)
+    assert drawn.lengths == grid.lengths
+    assert {place.method for place in drawn.cells} == {"none"}
 
 
 def test_curves_are_of_the_longest_documents_that_every_method_has() -> None:

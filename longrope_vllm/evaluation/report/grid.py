@@ -5,7 +5,7 @@ cell with fewer samples than another method has at the same place is partial: th
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from longrope_vllm.evaluation.records import Record
@@ -47,6 +47,15 @@ class Grid:
     def most_samples(self, length: int, group: str = ALL) -> int:
         """Samples of the method that has most of them at ``length``."""
         return max((cell.samples for place, cell in self.cells.items() if place[1:] == (length, group)), default=0)
+
+    def without_partial(self) -> "Grid":
+        """The cells that can be drawn beside each other: those with as many samples as any other at their place."""
+        whole = {place: cell for place, cell in self.cells.items() if not self.is_partial(place.method, *place[1:])}
+        return replace(
+            self,
+            methods=tuple(method for method in self.methods if any(place.method == method for place in whole)),
+            cells=whole,
+        )
 
     @property
     def panels(self) -> tuple[str, ...]:

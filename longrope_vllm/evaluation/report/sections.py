@@ -161,12 +161,13 @@ def _shown_first(tables: Sequence[Table]) -> tuple[Table, ...]:
 
 def _perplexity_drawing(name: str, title: str, grid: Grid, frame: Frame) -> Drawing:
     documents = count(max(grid.most_samples(length) for length in grid.lengths), "document")
-    subtitle = f"{documents} a length, 95 % intervals{_window_note(grid.lengths, frame)}"
+    drawn = grid.without_partial()
+    subtitle = f"{documents} a length, 95 % intervals{_window_note(grid.lengths, frame)}{_left_out(grid, drawn)}"
     framed = replace(frame, title=title, subtitle=subtitle)
     return Drawing(
         name=name,
         description=f"{title} under each method, with 95 % intervals.",
-        draw=lambda: draw_perplexity(grid, framed),
+        draw=lambda: draw_perplexity(drawn, framed),
     )
 
 
@@ -183,12 +184,13 @@ def _curves_drawing(curves: Sequence[LossCurve], frame: Frame) -> Drawing:
 
 def _scores_drawing(name: str, title: str, grid: Grid, frame: Frame) -> Drawing:
     questions = count(max(grid.most_samples(length) for length in grid.lengths), "question")
-    subtitle = f"{questions} a length, 95 % intervals{_window_note(grid.lengths, frame)}"
+    drawn = grid.without_partial()
+    subtitle = f"{questions} a length, 95 % intervals{_window_note(grid.lengths, frame)}{_left_out(grid, drawn)}"
     framed = replace(frame, title=f"{title}: score against length", subtitle=subtitle)
     return Drawing(
         name=name,
         description=f"{title}: score against length under each method, with 95 % intervals.",
-        draw=lambda: draw_scores(grid, framed),
+        draw=lambda: draw_scores(drawn, framed),
     )
 
 
@@ -200,6 +202,10 @@ def _maps_drawing(maps: Sequence[NeedleMap], frame: Frame) -> Drawing:
         description="Answers by length and by depth of the needle in the text, a map for each method.",
         draw=lambda: draw_needle_maps(maps, framed),
     )
+
+
+def _left_out(grid: Grid, drawn: Grid) -> str:
+    return "" if len(drawn.cells) == len(grid.cells) else "; what has fewer is in the table only"
 
 
 def _window_note(lengths: Sequence[int], frame: Frame) -> str:
