@@ -89,7 +89,7 @@ def markdown(chunks: dict[int, dict[str, float]], all_logits: dict[int, dict[str
     lines += [
         "",
         f"- all logits were not run past {format_length(ALL_LOGITS_UP_TO)}: they do not fit beside anything else.",
-        "- seconds are of one pass each, with other work on the machine: they say no more than that neither is slower.",
+        "- seconds are of one pass each: they say no more than that chunks cost no time.",
         provenance(command_line("bench_perplexity.py", sys.argv[1:]), "transformers"),
     ]
     return "\n".join(lines) + "\n"
