@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -293,7 +294,13 @@ def test_an_interrupt_ends_it_although_a_server_goes_on_thinking(model: Path, tm
             "longrope_vllm.cli.main",
             *(w for w in given if w not in ("--dtype", "float32")),
         ]
-        run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        run = subprocess.Popen(
+            command,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            # A test run in the background ignores SIGINT, and what it starts would inherit that.
+            preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+        )
         deadline = time.monotonic() + 120
         while len(site.bodies) < 2:
             assert run.poll() is None

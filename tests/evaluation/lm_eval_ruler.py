@@ -6,6 +6,7 @@ The modules of lm-eval draw from ``random``, from a generator of their own and f
 
 import importlib
 import random
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -38,9 +39,26 @@ def vocabulary() -> Vocabulary:
 
 
 def module(name: str) -> ModuleType:
-    """A module of lm-eval's RULER. Its import neither downloads nor tries to: only rank 0 does."""
-    with patch.dict("os.environ", LOCAL_RANK="1"), patch.object(wonderwords, "RandomWord", FewerWords):
-        return importlib.import_module(f"lm_eval.tasks.ruler.{name}")
+    """A module of lm-eval's RULER that knows ``FewerWords``."""
+    return _modules()[name]
+
+
+@cache
+def _modules() -> dict[str, ModuleType]:
+    """Imported anew, whoever imported them before with all words, and put away again.
+
+    The import neither downloads nor tries to: only rank 0 does.
+    """
+    names = ("common_utils", "prepare_niah", "niah_utils", "vt_utils", "cwe_utils", "fwe_utils", "qa_utils")
+    package = "lm_eval.tasks.ruler"
+    with (
+        patch.dict("os.environ", LOCAL_RANK="1"),
+        patch.object(wonderwords, "RandomWord", FewerWords),
+        patch.dict(sys.modules),
+    ):
+        for loaded in [found for found in sys.modules if found.startswith(package)]:
+            del sys.modules[loaded]
+        return {name: importlib.import_module(f"{package}.{name}") for name in names}
 
 
 @dataclass(frozen=True, kw_only=True)
