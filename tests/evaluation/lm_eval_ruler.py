@@ -51,14 +51,13 @@ def _modules() -> dict[str, ModuleType]:
     """
     names = ("common_utils", "prepare_niah", "niah_utils", "vt_utils", "cwe_utils", "fwe_utils", "qa_utils")
     package = "lm_eval.tasks.ruler"
-    with (
-        patch.dict("os.environ", LOCAL_RANK="1"),
-        patch.object(wonderwords, "RandomWord", FewerWords),
-        patch.dict(sys.modules),
-    ):
-        for loaded in [found for found in sys.modules if found.startswith(package)]:
-            del sys.modules[loaded]
-        return {name: importlib.import_module(f"{package}.{name}") for name in names}
+    before = {found: sys.modules.pop(found) for found in list(sys.modules) if found.startswith(package)}
+    with patch.dict("os.environ", LOCAL_RANK="1"), patch.object(wonderwords, "RandomWord", FewerWords):
+        ours = {name: importlib.import_module(f"{package}.{name}") for name in names}
+    for found in [found for found in sys.modules if found.startswith(package)]:
+        del sys.modules[found]
+    sys.modules.update(before)
+    return ours
 
 
 @dataclass(frozen=True, kw_only=True)
