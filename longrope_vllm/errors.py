@@ -38,5 +38,9 @@ class EvaluationError(LongRopeError):
     """A document, a task or a folder of results is not what an evaluation needs."""
 
 
+class SearchError(LongRopeError):
+    """Documents, a study or an option are not what a search for factors needs."""
+
+
 class DemoError(LongRopeError):
     """The demonstration could not get its model."""

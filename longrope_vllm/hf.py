@@ -72,8 +72,17 @@ Replaced = list[tuple[nn.Module, str, Any]]
 def put_tier(model: nn.Module, factors: Factors, tier: Tier) -> Replaced:
     """Replace every rotary embedding of ``model`` by one with ``tier``; give the result to ``take_out``."""
     whole: Any = model.config
+    check_fits(whole.get_text_config().to_dict(), factors)
+    return put_rotary(model, FixedRotaryEmbedding(tier_table(factors.geometry, tier), tier.max_length))
+
+
+def put_rotary(model: nn.Module, rotary: nn.Module) -> Replaced:
+    """Replace every rotary embedding of ``model`` by ``rotary``, moved to its device.
+
+    Give the result to ``take_out``. Raises ``CheckpointError`` for a model without one, or with another layout.
+    """
+    whole: Any = model.config
     language = whole.get_text_config()
-    check_fits(language.to_dict(), factors)
     found: Replaced = [
         (parent, name, child)
         for parent in model.modules()
@@ -82,11 +91,10 @@ def put_tier(model: nn.Module, factors: Factors, tier: Tier) -> Replaced:
     ]
     if not found:
         raise CheckpointError(f"Expected a rotary embedding in {type(model).__name__}, found none.")
-    for _, _, rotary in found:
-        _check_layout(rotary)
-    table = tier_table(factors.geometry, tier)
-    for parent, name, child in found:
-        setattr(parent, name, FixedRotaryEmbedding(table, tier.max_length).to(child.inv_freq.device))
+    for _, _, original in found:
+        _check_layout(original)
+    for parent, name, original in found:
+        setattr(parent, name, rotary.to(original.inv_freq.device))
     return found
 
 

@@ -17,6 +17,7 @@ COMMANDS = {
     "apply": "write factors into a checkpoint, or undo it",
     "show": "geometry, tiers and wavelengths of a checkpoint, with a plot",
     "eval": "perplexity, passkey, RULER and more by length, for several sets of factors",
+    "search": "find the factors of a checkpoint for longer sequences",
     "verify": "prove that a server is exact: boundaries, crossings, neighbours, chunks, caches",
     "doctor": "check this installation, and what a checkpoint would get here and elsewhere",
 }

@@ -5,10 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from longrope_vllm.errors import EvaluationError
-from longrope_vllm.evaluation.in_process import InProcess, LoadedModel
+from longrope_vllm.evaluation.in_process import InProcess
+from longrope_vllm.evaluation.loading import LoadedModel, device_named, dtype_named, tokenizer_at
 from longrope_vllm.evaluation.methods import (
     CHECKPOINT,
     NONE,
@@ -22,7 +21,6 @@ from longrope_vllm.evaluation.over_http import Server
 from longrope_vllm.evaluation.request import Request
 from longrope_vllm.evaluation.settings import checkpoint_identity
 from longrope_vllm.evaluation.subject import Subject
-from longrope_vllm.extras import require
 from longrope_vllm.geometry import Geometry, read_config
 from longrope_vllm.rope_block import read_rope_block
 
@@ -53,8 +51,8 @@ def _checkpoint(request: Request) -> Compared:
     config = read_config(request.target)
     folder = Path(request.target)
     methods = _methods(request, config)
-    tokenizer = _tokenizer(request.tokenizer or str(folder))
-    model = LoadedModel(folder, dtype=_dtype(request.dtype), device=_device(request.device))
+    tokenizer = tokenizer_at(request.tokenizer or str(folder))
+    model = LoadedModel(folder, dtype=dtype_named(request.dtype), device=device_named(request.device))
     identity = checkpoint_identity(folder)
     short_methods = _short_methods(methods, config, request)
     return Compared(
@@ -116,34 +114,7 @@ def _server(request: Request) -> Compared:
         subjects=[server],
         short_subjects=[server],
         identities={server.label: server.identity},
-        tokenizer=_tokenizer(named),
+        tokenizer=tokenizer_at(named),
         trained_window=Geometry.from_checkpoint(named).trained_window if known else None,
         model=server.model,
     )
-
-
-def _tokenizer(place: str) -> Any:
-    transformers = require("transformers", "eval")
-    try:
-        return transformers.AutoTokenizer.from_pretrained(place)
-    except (OSError, ValueError) as error:
-        raise EvaluationError(f"Expected a tokenizer in {place}, found: {error}") from None
-
-
-def _dtype(name: str) -> torch.dtype:
-    if name not in ("bfloat16", "float16", "float32"):
-        raise EvaluationError(f"Expected --dtype bfloat16, float16 or float32, found {name!r}.")
-    found: torch.dtype = getattr(torch, name)
-    return found
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise EvaluationError(f"Expected --device auto, cpu or cuda, found {name!r}.") from None
-    if device.type == "cuda" and not (torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()):
-        raise EvaluationError(f"Expected a CUDA device for --device {name}, found none: leave it out, or name another.")
-    return device

@@ -1,43 +1,20 @@
 """A transformers model in this process, under one set of factors: the tier of a sequence is fixed while it is read."""
 
 from collections.abc import Hashable, Sequence
-from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
-from longrope_vllm.errors import EvaluationError
 from longrope_vllm.evaluation.greedy import end_tokens, greedy_tokens
+from longrope_vllm.evaluation.loading import LoadedModel
 from longrope_vllm.evaluation.memory import in_memory
 from longrope_vllm.evaluation.methods import Method
 from longrope_vllm.evaluation.perplexity import token_losses
 from longrope_vllm.evaluation.subject import Answered, Scored
-from longrope_vllm.extras import require
 from longrope_vllm.hf import fixed_rope
 
 if TYPE_CHECKING:
     from longrope_vllm.evaluation.harness.models import Bounded
-
-
-class LoadedModel:
-    """A checkpoint, loaded when it is first asked: planning and resuming a finished evaluation need no weights."""
-
-    def __init__(self, folder: Path, *, dtype: torch.dtype, device: torch.device) -> None:
-        self.folder = folder
-        self.dtype = dtype
-        self.device = device
-
-    @cached_property
-    def module(self) -> Any:
-        """The causal language model, in evaluation mode."""
-        transformers = require("transformers", "eval")
-        try:
-            model = transformers.AutoModelForCausalLM.from_pretrained(self.folder, dtype=self.dtype)
-        except (OSError, ValueError) as error:
-            raise EvaluationError(f"Expected a causal language model in {self.folder}, found: {error}") from None
-        return model.eval().to(self.device)
 
 
 class InProcess:

@@ -5,6 +5,7 @@ runs in chunks, so that memory does not grow with length times vocabulary.
 """
 
 import math
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -18,24 +19,33 @@ BUCKET = 512
 """Tokens of one point of the curve of loss by position."""
 
 
-def token_losses(model: nn.Module, tokens: Tensor) -> Tensor:
-    """Cross-entropy in nats of ``tokens`` [T] from the second on, shape [T - 1], float32 on the CPU.
+def token_losses(model: nn.Module, tokens: Tensor, *, last: int | None = None) -> Tensor:
+    """Cross-entropy in nats of the ``last`` tokens of ``tokens`` [T] (of all but the first), float32 on the CPU.
 
-    ``model`` is a transformers causal language model; it runs once over the whole document without a cache.
+    ``model`` is a transformers causal language model; it runs once over the whole document without a cache, and its lm
+    head only where a loss is taken.
     """
-    base_model: Any = model.base_model
-    lm_head: Any = model.lm_head
     with torch.inference_mode():
-        hidden = base_model(tokens[None], use_cache=False).last_hidden_state[0, :-1]  # [T - 1, hidden]
-        losses = [
-            nn.functional.cross_entropy(
-                lm_head(hidden[first : first + _CHUNK]).float(),
-                tokens[first + 1 : first + 1 + _CHUNK],
-                reduction="none",
-            )
-            for first in range(0, len(hidden), _CHUNK)
-        ]
-    return torch.cat(losses).cpu()
+        return torch.cat(list(chunk_losses(model, tokens, last=last))).cpu()
+
+
+def chunk_losses(
+    model: Any, tokens: Tensor, *, last: int | None = None, run: Callable[..., Tensor] | None = None
+) -> Iterator[Tensor]:
+    """Losses as ``token_losses`` gives them, chunk after chunk and on the model's device.
+
+    ``run(function, hidden, targets)`` calls the function of each chunk: activation checkpointing, for one.
+    """
+
+    def losses(hidden: Tensor, targets: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(model.lm_head(hidden).float(), targets, reduction="none")
+
+    begin = len(tokens) - 1 - (len(tokens) - 1 if last is None else last)
+    hidden = model.base_model(tokens[None], use_cache=False).last_hidden_state[0, begin:-1]  # [last, hidden size]
+    targets = tokens[begin + 1 :]
+    for first in range(0, len(targets), _CHUNK):
+        chunk = slice(first, first + _CHUNK)
+        yield losses(hidden[chunk], targets[chunk]) if run is None else run(losses, hidden[chunk], targets[chunk])
 
 
 def mean_loss(losses: Tensor) -> float:

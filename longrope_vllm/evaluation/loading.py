@@ -1,0 +1,68 @@
+"""A checkpoint on its way into this process: weights, tokenizer, number format and device."""
+
+from functools import cached_property
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from longrope_vllm.errors import EvaluationError
+from longrope_vllm.extras import require
+
+
+class LoadedModel:
+    """A checkpoint, loaded when it is first asked: planning and resuming a finished evaluation need no weights."""
+
+    def __init__(self, folder: Path, *, dtype: torch.dtype, device: torch.device) -> None:
+        self.folder = folder
+        self.dtype = dtype
+        self.device = device
+
+    @cached_property
+    def module(self) -> Any:
+        """The causal language model, in evaluation mode."""
+        transformers = require("transformers", "eval")
+        try:
+            model = transformers.AutoModelForCausalLM.from_pretrained(
+                self.folder, dtype=self.dtype, attn_implementation=self._attention
+            )
+        except (OSError, ValueError) as error:
+            raise EvaluationError(f"Expected a causal language model in {self.folder}, found: {error}") from None
+        return model.eval().to(self.device)
+
+    @property
+    def _attention(self) -> str | None:
+        """flash-attn where it is installed and can be used; what transformers takes by itself, SDPA, elsewhere."""
+        usable = self.device.type == "cuda" and self.dtype != torch.float32 and find_spec("flash_attn") is not None
+        return "flash_attention_2" if usable else None
+
+
+def tokenizer_at(place: str) -> Any:
+    """The tokenizer in the folder ``place``. Raises ``EvaluationError``."""
+    transformers = require("transformers", "eval")
+    try:
+        return transformers.AutoTokenizer.from_pretrained(place)
+    except (OSError, ValueError) as error:
+        raise EvaluationError(f"Expected a tokenizer in {place}, found: {error}") from None
+
+
+def dtype_named(name: str) -> torch.dtype:
+    """Raises ``EvaluationError`` for another than bfloat16, float16 and float32."""
+    if name not in ("bfloat16", "float16", "float32"):
+        raise EvaluationError(f"Expected --dtype bfloat16, float16 or float32, found {name!r}.")
+    found: torch.dtype = getattr(torch, name)
+    return found
+
+
+def device_named(name: str) -> torch.device:
+    """``auto`` is CUDA where there is some. Raises ``EvaluationError`` for a device that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise EvaluationError(f"Expected --device auto, cpu or cuda, found {name!r}.") from None
+    if device.type == "cuda" and not (torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()):
+        raise EvaluationError(f"Expected a CUDA device for --device {name}, found none: leave it out, or name another.")
+    return device

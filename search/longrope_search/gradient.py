@@ -1,0 +1,90 @@
+"""Gradient descent on the logarithm of the factors: the loss is differentiable in them.
+
+One pass forward and backward gives the derivative with respect to all factors at once, where an evaluation gives one
+number. Steps are Adam's (arXiv 1412.6980) with a cosine schedule; after each, the factors are projected into the space,
+so that they never decrease from pair to pair.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from longrope_search.engine import Batch, Engine
+from longrope_search.space import Point, Space, Vector
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradientSettings:
+    """Settings of one search."""
+
+    steps: int = 40
+    rate: float = 0.05
+    """First step of each logarithm."""
+    passages: int = 1
+    """Passages of one step; the next step takes the next ones."""
+    learn_attention_factor: bool = False
+    fade: float = 0.9
+    """Adam's decay of the mean."""
+    fade_square: float = 0.95
+    """Adam's decay of the mean square: a search has tens of steps, not thousands."""
+
+
+def gradient(space: Space, seeds: Sequence[Point], settings: GradientSettings, *, passages: int) -> Engine:
+    """Descend from the best of ``seeds``; ``passages`` are those the search has in all."""
+    scores = yield Batch(candidates=[space.candidate(point) for point in seeds], keep=1, title="seeds")
+    _, _, point = min(zip((score.loss for score in scores), range(len(seeds)), seeds, strict=True))
+    logs = np.append(np.log(point.factors[point.pivot :]), math.log(point.attention_factor))
+    adam = _Adam(len(logs), settings)
+    for step in range(settings.steps):
+        first = step * settings.passages
+        turn = tuple((first + place) % passages for place in range(min(settings.passages, passages)))
+        (score,) = yield Batch(
+            candidates=[space.candidate(point)],
+            keep=1,
+            passages=turn,
+            gradient=True,
+            title=f"step {step + 1} of {settings.steps}",
+        )
+        assert score.gradient is not None
+        slope = _of_free(score.gradient.log_factors, point.pivot)
+        attention = score.gradient.log_attention_factor if settings.learn_attention_factor else 0.0
+        rate = settings.rate * 0.5 * (1 + math.cos(math.pi * step / settings.steps))
+        logs = logs - rate * adam.direction(np.append(slope, attention))
+        factors = np.ones(space.pairs)
+        factors[point.pivot :] = np.exp(logs[:-1])
+        point = space.projected(
+            replace(point, factors=factors, attention_factor=math.exp(logs[-1]), origin=f"step {step + 1}")
+        )
+        logs[:-1] = np.log(point.factors[point.pivot :])
+    yield Batch(candidates=[space.candidate(point)], keep=1, title="last step")
+    return point
+
+
+def _of_free(slope: Vector, pivot: int) -> Vector:
+    """[P - pivot]: below the pivot ``log lambda_i = i / c * log lambda_c``, so that their slopes are its own."""
+    free = slope[pivot:].copy()
+    if pivot:
+        free[0] += slope[:pivot] @ (np.arange(pivot) / pivot)
+    return free
+
+
+class _Adam:
+    """The direction of Adam's next step."""
+
+    def __init__(self, unknowns: int, settings: GradientSettings) -> None:
+        self._settings = settings
+        self._mean = np.zeros(unknowns)
+        self._square = np.zeros(unknowns)
+        self._steps = 0
+
+    def direction(self, slope: Vector) -> Vector:
+        """[unknowns], each of about 1 where slopes agree."""
+        self._steps += 1
+        fade, fade_square = self._settings.fade, self._settings.fade_square
+        self._mean = fade * self._mean + (1 - fade) * slope
+        self._square = fade_square * self._square + (1 - fade_square) * slope**2
+        mean = self._mean / (1 - fade**self._steps)
+        square = self._square / (1 - fade_square**self._steps)
+        return np.asarray(mean / (np.sqrt(square) + 1e-12), dtype=np.float64)

@@ -1,0 +1,123 @@
+"""The loss of one candidate on one passage, and its gradient: the only place where a search runs a model."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from longrope_search.candidate import Candidate
+from longrope_search.engine import Gradient
+from longrope_search.learnable_rope import LearnableRope
+from longrope_search.passages import Passage
+from longrope_vllm.errors import SearchError
+from longrope_vllm.evaluation.loading import LoadedModel
+from longrope_vllm.evaluation.memory import in_memory
+from longrope_vllm.evaluation.perplexity import chunk_losses, loss_by_position, token_losses
+from longrope_vllm.extras import require
+from longrope_vllm.factors import Factors, Origin
+from longrope_vllm.geometry import Geometry
+from longrope_vllm.hf import put_rotary, put_tier, take_out
+
+BACKWARD = 3
+"""Forward passes that a backward pass with activation checkpointing costs: one again, and two for the derivatives."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What one pass gave."""
+
+    loss: float
+    """Mean of the tokens that count, in nats."""
+    seconds: float
+    gradient: Gradient | None = None
+    curve: tuple[float, ...] = ()
+    """Mean loss of each run of 512 tokens, for a passage of which all tokens count."""
+    last: float = 0.0
+    """Mean loss of its last 1,024 tokens, likewise."""
+
+
+class Scorer:
+    """A checkpoint, loaded with the first pass."""
+
+    def __init__(self, folder: Path, geometry: Geometry, *, dtype: torch.dtype, device: torch.device) -> None:
+        """``geometry`` is the rope that factors are relative to."""
+        self.model = LoadedModel(folder, dtype=dtype, device=device)
+        self._geometry = geometry
+
+    def measure(self, candidate: Candidate, passage: Passage, *, gradient: bool, curve: bool = False) -> Measured:
+        """One pass over ``passage``. Raises ``SearchError`` for a loss that is no number, and out of memory."""
+        started = monotonic()
+        run = self._with_gradient if gradient else self._forward
+        losses, slope = in_memory(lambda: run(candidate, passage), tokens=len(passage.tokens))
+        loss = losses.double().mean().item()
+        if not torch.isfinite(losses).all():
+            raise SearchError(
+                f"Expected a finite loss, found {loss} on {passage.name}: the numbers of the model overflow, so try "
+                "another --dtype."
+            )
+        return Measured(
+            loss=loss,
+            seconds=monotonic() - started,
+            gradient=slope,
+            curve=loss_by_position(losses) if curve else (),
+            last=losses[-1024:].double().mean().item() if curve else 0.0,
+        )
+
+    def _forward(self, candidate: Candidate, passage: Passage) -> tuple[Tensor, None]:
+        tier = candidate.tier(len(passage.tokens))
+        factors = Factors(
+            rotary_dim=self._geometry.rotary_dim,
+            base=self._geometry.base,
+            trained_window=self._geometry.trained_window,
+            tiers=(tier,),
+            origin=Origin(method="search"),
+            rope_type=self._geometry.rope_type,
+            rope=self._geometry.rope,
+        )
+        replaced = put_tier(self.model.module, factors, tier)
+        try:
+            tokens = passage.tokens.to(self.model.device)
+            return token_losses(self.model.module, tokens, last=passage.counted), None
+        finally:
+            take_out(replaced)
+
+    def _with_gradient(self, candidate: Candidate, passage: Passage) -> tuple[Tensor, Gradient]:
+        rope = LearnableRope(self._geometry, candidate, self.model.device)
+        model = self._checkpointed
+        replaced = put_rotary(model, rope)
+        try:
+            tokens = passage.tokens.to(self.model.device)
+            with torch.enable_grad():
+                chunks = list(chunk_losses(model, tokens, last=passage.counted, run=_checkpoint))
+                losses = torch.cat(chunks)
+                losses.mean().backward()  # type: ignore[no-untyped-call]
+        finally:
+            take_out(replaced)
+        return losses.detach().cpu(), rope.gradient()
+
+    @cached_property
+    def _checkpointed(self) -> Any:
+        """The model with frozen weights, its layers computed again on the way back.
+
+        Only the layers themselves are set to training, which is what turns checkpointing on; what is in them, dropout
+        among it, stays in evaluation mode.
+        """
+        model = self.model.module
+        for weight in model.parameters():
+            weight.requires_grad_(False)
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        layer_type = require("transformers.modeling_layers", "search").GradientCheckpointingLayer
+        for layer in model.modules():
+            if isinstance(layer, layer_type):
+                layer.training = True
+        return model
+
+
+def _checkpoint(function: Any, *arguments: Tensor) -> Tensor:
+    found: Tensor = checkpoint(function, *arguments, use_reentrant=False)
+    return found

@@ -1,0 +1,127 @@
+"""The search of one length: from the seeds to the candidates that are scored again on held-out documents."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from longrope_search.bench import Bench
+from longrope_search.candidate import Candidate
+from longrope_search.cma_es import CmaSettings, cma_es
+from longrope_search.engine import Batch, Engine
+from longrope_search.evolution import EvolutionSettings, evolution
+from longrope_search.gradient import GradientSettings, gradient
+from longrope_search.passages import Passage
+from longrope_search.request import Request
+from longrope_search.scorer import BACKWARD
+from longrope_search.space import Point, Space
+from longrope_search.start_tokens import START_TOKENS, start_tokens
+from longrope_vllm.factors import Tier
+from longrope_vllm.geometry import Geometry
+from longrope_vllm.rope import BASELINES
+
+COMPARED = ("none", "pi", "ntk", "dynamic-ntk", "yarn")
+"""Closed forms that a search is compared with, keys of ``BASELINES``."""
+
+Settings = EvolutionSettings | CmaSettings | GradientSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """What is searched for one length."""
+
+    space: Space
+    geometry: Geometry
+    passages: Sequence[Passage]
+    held_out: Sequence[Passage]
+    settings: Settings
+    seed: int
+    start_tokens: tuple[int, ...]
+    """Numbers that the best point is tried with at the end, if any."""
+    finalists: int
+
+    def engine(self, seeds: Sequence[Point]) -> Engine:
+        """The method, and after it the number of start tokens."""
+        point = yield from self._method(seeds)
+        if self.start_tokens:
+            yield from start_tokens(self.space, point, self.start_tokens)
+        return point
+
+    def _method(self, seeds: Sequence[Point]) -> Engine:
+        match self.settings:
+            case EvolutionSettings():
+                return evolution(self.space, seeds, self.settings, np.random.default_rng(self.seed))
+            case CmaSettings():
+                return cma_es(self.space, seeds, self.settings, self.seed)
+            case GradientSettings():
+                return gradient(self.space, seeds, self.settings, passages=len(self.passages))
+
+    def planned(self, seeds: int) -> int:
+        """Token-forwards at most, held-out documents included."""
+        match self.settings:
+            case EvolutionSettings():
+                passes = self.settings.evaluations * len(self.passages)
+            case CmaSettings():
+                passes = self.settings.evaluations * len(self.passages)
+            case GradientSettings():
+                turns = self.settings.steps * min(self.settings.passages, len(self.passages))
+                passes = (seeds + 1) * len(self.passages) + turns * (1 + BACKWARD)
+        passes += len(self.start_tokens) * len(self.passages)
+        passes += (self.finalists + len(COMPARED)) * len(self.held_out)
+        return passes * self.space.length
+
+    def baselines(self) -> dict[str, Candidate]:
+        """The closed forms with their own attention factors, over the footing."""
+        return {name: baseline(name, self.space.footing, self.geometry, self.space.scale) for name in COMPARED}
+
+    def best(self, bench: Bench) -> list[Candidate]:
+        """The finalists: of each vector of factors the best number of start tokens, in order of loss."""
+        ranked = sorted(bench.complete, key=lambda candidate: bench.complete[candidate])
+        found: dict[tuple[Any, ...], Candidate] = {}
+        for candidate in ranked:
+            found.setdefault((candidate.factors, candidate.attention_factor), candidate)
+        return list(found.values())[: self.finalists]
+
+
+def baseline(name: str, footing: Tier, geometry: Geometry, scale: float) -> Candidate:
+    """The closed form ``name`` at ``scale`` over ``footing``, as a candidate."""
+    form = BASELINES[name](replace(geometry, trained_window=footing.max_length), scale)
+    factors = [known * factor for known, factor in zip(footing.factors, form.factors.tolist(), strict=True)]
+    magnitude = footing.attention_factor if name == "none" else form.attention_factor
+    return Candidate(factors=tuple(factors), attention_factor=magnitude, origin=name)
+
+
+def settings_of(request: Request, length: int) -> Settings:
+    """The method's settings with what the user changed."""
+    stated: Mapping[str, Any]
+    match request.method:
+        case "evolution":
+            return EvolutionSettings.for_length(
+                length, population=request.population, iterations=request.iterations, patience=request.patience
+            )
+        case "cma":
+            stated = {"evaluations": request.evaluations}
+            return CmaSettings(**{name: value for name, value in stated.items() if value is not None})
+        case "gradient":
+            stated = {"steps": request.steps}
+            return GradientSettings(
+                learn_attention_factor=request.attention_factor == "search",
+                **{name: value for name, value in stated.items() if value is not None},
+            )
+
+
+def start_token_choices(request: Request) -> tuple[int, tuple[int, ...]]:
+    """The number of start tokens during the search, and those that are tried after it."""
+    return (0, START_TOKENS) if request.start_tokens == "search" else (int(request.start_tokens), ())
+
+
+def run_engine(engine: Engine, bench: Bench) -> Point:
+    """Drive ``engine`` to its end."""
+    try:
+        batch: Batch = next(engine)
+        while True:
+            batch = engine.send(bench.scores(batch))
+    except StopIteration as ended:
+        point: Point = ended.value
+        return point

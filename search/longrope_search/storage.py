@@ -1,0 +1,93 @@
+"""Where a study is kept: an Optuna storage, which several processes and machines may share.
+
+runs/study.log                 a journal file, on a local or a network file system: the default
+sqlite:///study.db             one machine
+postgresql://user@host/db      a cluster (mysql:// likewise)
+"""
+
+import fcntl
+import os
+import warnings
+from pathlib import Path
+
+import optuna
+from optuna.storages import BaseStorage, get_storage
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock, JournalStorage
+
+from longrope_vllm.errors import SearchError
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+def open_storage(place: str, *, make: bool) -> BaseStorage:
+    """The storage at ``place``. Raises ``SearchError`` when it cannot be opened, or is not there and not to be made."""
+    if "://" in place:
+        try:
+            return get_storage(place)
+        except Exception as error:  # noqa: BLE001 - whatever a database and its driver raise
+            raise SearchError(f"Expected a database for --study at {_hidden(place)}, found: {error}") from None
+    path = Path(place)
+    if not make and not path.is_file():
+        raise SearchError(f"Expected a study at {place}, found none: start longrope search first, or correct the path.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        backend = JournalFileBackend(str(path), lock_obj=FileLock(path))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            return JournalStorage(backend)
+    except OSError as error:
+        raise SearchError(f"Expected to open the study {place}, found: {error.strerror}.") from None
+    except (ValueError, KeyError, TypeError, AssertionError):
+        raise SearchError(
+            f"Expected a journal of Optuna in {place}, found another file: name another one with --study."
+        ) from None
+
+
+class FileLock(JournalFileOpenLock):
+    """A lock that the kernel gives back however its process ends (Optuna's own stays behind after SIGKILL).
+
+    Whoever takes it cuts off a last line that was not written to its end, as a full disk or a power cut leaves it:
+    what is appended behind such a line could not be read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(str(path))
+        self._path = path
+        self._handle: int | None = None
+
+    def acquire(self) -> bool:
+        """Wait for the lock."""
+        handle = os.open(f"{self._path}.lock", os.O_RDWR | os.O_CREAT, 0o644)
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        self._handle = handle
+        cut_torn_line(self._path)
+        return True
+
+    def release(self) -> None:
+        """Give it back."""
+        assert self._handle is not None
+        os.close(self._handle)
+        self._handle = None
+
+
+def cut_torn_line(path: Path) -> None:
+    """Shorten the file at ``path`` to its last whole line."""
+    with path.open("r+b") as file:
+        size = file.seek(0, os.SEEK_END)
+        end = size
+        while end:
+            begin = max(0, end - 4096)
+            file.seek(begin)
+            newline = file.read(end - begin).rfind(b"\n")
+            if newline >= 0:
+                end = begin + newline + 1
+                break
+            end = begin
+        if end < size:
+            file.truncate(end)
+
+
+def _hidden(place: str) -> str:
+    """``place`` without a password."""
+    scheme, _, rest = place.partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2]}"
