@@ -17,7 +17,7 @@ from longrope_search.request import ATTENTION_FACTORS, METHODS, Kind, Request
 from longrope_search.result import Found
 from longrope_search.search import plan, search, so_far
 from longrope_search.space import SPACES
-from longrope_search.storage import open_storage
+from longrope_search.storage import open_storage, written_to
 from longrope_search.study import requests, worker_name
 from longrope_vllm.errors import SearchError
 from longrope_vllm.evaluation.request import named
@@ -52,7 +52,7 @@ def _search(request: Request, command: str, console: Console) -> int:
     storage = open_storage(request.storage, make=True)
     console.print(str(prepared.memory))
     console.print(f"study: {request.storage} (the same command goes on where it was interrupted)")
-    with Watch(console) as watch:
+    with Watch(console) as watch, written_to(request.storage):
         found = search(prepared, storage, worker=worker_name(), told=watch)
     write_factors(request.out, prepared.factors(found, command=command))
     page = request.out.with_suffix(".html")
@@ -81,7 +81,7 @@ def _work(prog: str, arguments: Arguments, console: Console) -> int:
     asked = options.parse_args(arguments)
     storage = open_storage(asked.study, make=False)
     request = _stated(asked.study, storage, asked)
-    with Watch(console) as watch:
+    with Watch(console) as watch, written_to(asked.study):
         search(plan(replace(request, device=asked.device)), storage, worker=worker_name(), told=watch)
     console.print("the search is complete; whoever started it writes the factors")
     return 0

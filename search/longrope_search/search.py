@@ -24,11 +24,13 @@ from longrope_search.seeds import from_shorter, from_tuned, seeds
 from longrope_search.space import Point, Space
 from longrope_search.stage import Stage, run_engine, settings_of, start_token_choices
 from longrope_search.study import Study, UnmeasuredError
+from longrope_vllm.errors import SearchError
 from longrope_vllm.evaluation.documents import Document, cut_documents
 from longrope_vllm.evaluation.encoder import Encoder
 from longrope_vllm.evaluation.loading import device_named, dtype_named, tokenizer_at
 from longrope_vllm.evaluation.settings import checkpoint_identity
 from longrope_vllm.factors import Factors
+from longrope_vllm.geometry import read_config, text_config
 from longrope_vllm.lengths import format_length
 from longrope_vllm.rope import longrope_attention_factor, yarn_attention_factor
 
@@ -73,6 +75,7 @@ def plan(request: Request) -> Plan:
     memory.check()
     encoder = Encoder(tokenizer_at(request.model))
     documents, held_out = _documents(request, encoder)
+    _check_tokens([*documents, *held_out], request.model)
     make = partial(passages_of, request.objective, encoder=encoder, seed=request.seed)
     stages = []
     for length in request.lengths:
@@ -200,6 +203,17 @@ def _documents(request: Request, encoder: Encoder) -> tuple[list[Document], list
     found = cut_documents(request.documents, encoder.tokenizer, length=request.lengths[-1], count=each)
     turns = sorted(found, key=lambda document: document.index)  # stable: within a turn in the order of the sources
     return turns[: request.samples], turns[request.samples : wanted]
+
+
+def _check_tokens(documents: Sequence[Document], model: str) -> None:
+    """Raise ``SearchError`` when the tokenizer has tokens that the model does not know."""
+    known = int(text_config(read_config(model))["vocab_size"])
+    highest = max(int(document.tokens.max()) for document in documents)
+    if highest >= known:
+        raise SearchError(
+            f"Expected a tokenizer with tokens below the model's {known:,}, found token {highest:,} in {model}: put "
+            "the tokenizer there that belongs to the model."
+        )
 
 
 def _identity(plan: Plan, stage: Stage) -> dict[str, Any]:

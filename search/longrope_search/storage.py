@@ -8,6 +8,8 @@ postgresql://user@host/db      a cluster (mysql:// likewise)
 import fcntl
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import optuna
@@ -41,6 +43,19 @@ def open_storage(place: str, *, make: bool) -> BaseStorage:
         raise SearchError(
             f"Expected a journal of Optuna in {place}, found another file: name another one with --study."
         ) from None
+
+
+@contextmanager
+def written_to(place: str) -> Iterator[None]:
+    """Raise one ``SearchError`` when the storage at ``place`` cannot be written to within the block."""
+    try:
+        yield
+    except (OSError, optuna.exceptions.StorageInternalError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error.__cause__ or error)
+        raise SearchError(
+            f"Expected to write to the study {_hidden(place)}, found: {reason}. What was measured before is kept: make "
+            "room and run the same command again."
+        ) from error
 
 
 class FileLock(JournalFileOpenLock):
@@ -89,5 +104,5 @@ def cut_torn_line(path: Path) -> None:
 
 def _hidden(place: str) -> str:
     """``place`` without a password."""
-    scheme, _, rest = place.partition("://")
-    return f"{scheme}://{rest.rpartition('@')[2]}"
+    scheme, separator, rest = place.rpartition("://")
+    return f"{scheme}{separator}{rest.rpartition('@')[2]}"
