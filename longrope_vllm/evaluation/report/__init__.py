@@ -1,5 +1,6 @@
 """What an evaluation found: estimates with their intervals, tables, figures, and the page that shows them."""
 
-from longrope_vllm.evaluation.report.page import About, Document, markdown, write_report
+from longrope_vllm.evaluation.report.page import About, markdown, write_report
+from longrope_vllm.evaluation.report.rendering import Document
 
 __all__ = ["About", "Document", "markdown", "write_report"]

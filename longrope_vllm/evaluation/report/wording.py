@@ -13,6 +13,11 @@ MISSING = "–"
 
 UNFINISHED = "An en dash stands for what has not been measured, * for fewer samples than another method has."
 
+NOTES = (
+    "All intervals hold with 95 % confidence, each on its own: they are not widened for the number of methods. The "
+    "best in a column or row is bold. A cell marked * has fewer samples than another method's."
+)
+
 TITLES = {"passkey": "Passkey", "needle": "Needle in a haystack", "ruler": "RULER"}
 
 _WILSON = (
