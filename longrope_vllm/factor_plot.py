@@ -33,6 +33,8 @@ class Curve:
     label: str
     factors: tuple[float, ...]
     is_tier: bool
+    color: str = ""
+    """Of its line in a PNG, where other figures beside it have given it one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,10 +120,10 @@ def draw_png(plot: FactorPlot) -> bytes:
     pairs = range(len(plot.periods))
     for curve in plot.curves:
         if curve.is_tier:
-            color = tier_colors.pop(0) if tier_colors else _TIER_COLORS[-1]
+            color = curve.color or (tier_colors.pop(0) if tier_colors else _TIER_COLORS[-1])
             style: dict[str, Any] = {"linewidth": 3.2, "marker": "o", "markersize": 4.5, "zorder": 3}
         else:
-            color = _BASELINE_COLORS[curve.label]
+            color = curve.color or _BASELINE_COLORS[curve.label]
             style = {"linewidth": 1.6, "linestyle": "--", "zorder": 4}
         axes.plot(pairs, curve.factors, label=curve.label, color=color, **style)
     _mark_critical(axes, plot)

@@ -23,6 +23,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
     """Search, help a search, or draw one."""
-    for module in ("optuna", "cma", "scipy.optimize", "transformers"):
+    for module in ("optuna", "cma", "jinja2", "scipy.optimize", "transformers"):
         require(module, "search")
     return int(importlib.import_module("longrope_search.command").run(parser, arguments))
