@@ -25,8 +25,9 @@ class Candidate:
 
     @cached_property
     def key(self) -> str:
-        """Hash of all that decides its loss."""
-        stated = repr((self.factors, self.attention_factor, self.start_tokens))
+        """Hash of all that decides its loss; equal candidates have equal ones, whatever type their numbers are of."""
+        factors = tuple(float(factor) for factor in self.factors)
+        stated = repr((factors, float(self.attention_factor), int(self.start_tokens)))
         return hashlib.sha256(stated.encode()).hexdigest()[:24]
 
     def tier(self, length: int) -> Tier:

@@ -35,3 +35,13 @@ def test_who_proposed_a_candidate_does_not_make_it_another() -> None:
 
 def test_the_key_is_the_one_that_studies_on_disk_hold() -> None:
     assert CANDIDATE.key == "e7ddf91ad59fdf54a2580f89"
+
+
+def test_equal_candidates_have_equal_keys_whatever_their_numbers_are_made_of() -> None:
+    plain = Candidate(factors=(1.0, 2.0), attention_factor=1.0, start_tokens=4)
+    for other in (
+        Candidate(factors=(1, 2), attention_factor=1, start_tokens=4),
+        Candidate(factors=(np.float64(1), np.float64(2)), attention_factor=np.float64(1), start_tokens=np.int64(4)),
+    ):
+        assert other == plain
+        assert other.key == plain.key
