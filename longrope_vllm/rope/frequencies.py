@@ -26,7 +26,7 @@ def wavelengths(frequencies: Tensor) -> Tensor:
     return 2 * math.pi / frequencies
 
 
-def critical_pair(rotary_dim: int, base: float, trained_window: int) -> int:
+def critical_pair(rotary_dim: int, base: float, trained_window: float) -> int:
     """First pair whose period does not fit in the trained window.
 
     ``ceil((d / 2) * log_base(L / 2 pi))`` (LongRoPE2, arXiv 2502.20082, section 3.1): pairs from here on have

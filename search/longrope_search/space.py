@@ -145,6 +145,6 @@ def critical_pairs(geometry: Geometry, window: int) -> tuple[int, ...]:
     At least pair 1, and at most the last one.
     """
     last = critical_pair(geometry.rotary_dim, geometry.base, window)
-    first = critical_pair(geometry.rotary_dim, geometry.base, window // _PERIODS_SEEN)
+    first = critical_pair(geometry.rotary_dim, geometry.base, window / _PERIODS_SEEN)
     bounded = [min(max(pair, 1), geometry.pairs - 1) for pair in (first, last)]
     return tuple(range(bounded[0], bounded[1] + 1))

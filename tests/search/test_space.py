@@ -6,7 +6,7 @@ from itertools import combinations_with_replacement
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from longrope_search.candidate import Candidate
@@ -112,6 +112,22 @@ def test_critical_pairs_reach_from_ten_periods_to_the_published_theoretical_pair
     rope: Geometry, first: int, last: int
 ) -> None:
     assert critical_pairs(rope, rope.trained_window) == tuple(range(first, last + 1))
+
+
+@repeatable
+@given(
+    window=st.integers(1, 300_000),
+    rotary_dim=st.sampled_from([16, 64, 96, 128, 256]),
+    base=st.sampled_from([1e4, 1e5, 5e5, 1e6]),
+)
+@example(window=768, rotary_dim=96, base=1e4)  # a tenth of it is no whole number, and just past a pair
+@example(window=8, rotary_dim=64, base=1e4)
+def test_critical_pairs_follow_the_formulas_of_longrope2_for_any_window(
+    window: int, rotary_dim: int, base: float
+) -> None:
+    ends = [math.ceil(rotary_dim / 2 * math.log(window / turn, base)) for turn in (20 * math.pi, 2 * math.pi)]
+    first, last = (min(max(pair, 1), rotary_dim // 2 - 1) for pair in ends)
+    assert critical_pairs(geometry(rotary_dim, base, window), window) == tuple(range(first, last + 1))
 
 
 @pytest.mark.parametrize("pivot", [14, 17, 20])
