@@ -47,10 +47,11 @@ def seeds(space: Space, geometry: Geometry) -> list[Point]:
 
 
 def from_shorter(found: Point, space: Space, shorter: Space) -> Point:
-    """What was found for a shorter length, stretched to the scale of ``space``: ``lambda ** (log s' / log s)``."""
-    if shorter.scale == 1.0:
-        return replace(found, origin="shorter tier")
-    exponent = np.log(space.scale) / np.log(shorter.scale)
+    """What was found for a shorter length, stretched to the scale of ``space``: ``lambda ** (log s' / log s)``.
+
+    What was found at scale 1 is taken as it is: there is nothing to stretch it by.
+    """
+    exponent = np.log(space.scale) / np.log(shorter.scale) if shorter.scale > 1.0 else 1.0
     stretched = replace(
         found,
         factors=found.factors**exponent,

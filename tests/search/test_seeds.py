@@ -103,6 +103,14 @@ def test_a_stretched_closed_form_is_that_closed_form_at_the_longer_scale() -> No
         np.testing.assert_allclose(found, expected.factors, rtol=3e-4)  # the shorter one was on the grid before
 
 
+def test_what_was_found_within_the_window_begins_a_longer_search_with_the_numbers_of_that_one() -> None:
+    """Short lengths of a tuned model: one below its pretrained window, the next above it."""
+    shorter, longer = space_of(scale=1.0, attention_factor=1.0), space_of(scale=2.0, attention_factor=1.04, step=0.01)
+    found = from_shorter(Point(factors=np.linspace(1.0, 1.2049, 32)), longer, shorter)
+    assert found.attention_factor == 1.04
+    np.testing.assert_allclose(found.factors, np.linspace(1.0, 1.2049, 32).round(2), rtol=1e-12)
+
+
 def test_tuned_factors_shrink_in_the_logarithm_until_the_largest_fits() -> None:
     tuned = np.geomspace(1.0, 32.0, 32)
     tier = Tier(max_length=262_144, factors=tuple(tuned.tolist()), attention_factor=1.2)
