@@ -4,14 +4,14 @@ A population of 64 begins with PI, NTK and YaRN and mutants of them. Each of 40 
 and makes 16 mutants and 16 crossovers of them: 1,344 evaluations. Elitist: a parent leaves only for a better one.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Self
 
 import numpy as np
 
-from longrope_search.engine import Batch, Engine
+from longrope_search.engine import Batch, Engine, Scores
 from longrope_search.space import Point, Space
 
 _TRIES = 100  # to make a child that was not there before; a narrow space has only so many
@@ -60,8 +60,7 @@ def evolution(space: Space, seeds: Sequence[Point], settings: EvolutionSettings,
     for index in range(settings.population - len(first)):
         first.append(new.point(partial(mutant, first[index % len(seeds)], space, settings, draw)))
     scores = yield Batch(candidates=[space.candidate(point) for point in first], keep=settings.parents, title="seeds")
-    ranked = sorted(zip((score.loss for score in scores), range(len(first)), first, strict=True))
-    parents = ranked[: settings.parents]
+    parents = sorted(_whole(scores, first, made=0))[: settings.parents]
     made = len(first)
     stale = 0
     for iteration in range(1, settings.iterations + 1):
@@ -75,13 +74,23 @@ def evolution(space: Space, seeds: Sequence[Point], settings: EvolutionSettings,
             title=f"iteration {iteration} of {settings.iterations}",
         )
         best = parents[0][0]
-        scored = zip((score.loss for score in scores), range(made, made + len(children)), children, strict=True)
-        parents = sorted([*parents, *scored])[: settings.parents]
+        parents = sorted([*parents, *_whole(scores, children, made=made)])[: settings.parents]
         made += len(children)
         stale = 0 if parents[0][0] < best else stale + 1
         if settings.patience is not None and stale >= settings.patience:
             break
     return parents[0][2]
+
+
+def _whole(scores: Scores, points: Sequence[Point], *, made: int) -> Iterator[tuple[float, int, Point]]:
+    """Loss, number and point of those scored on every passage.
+
+    A pruned one never becomes a parent: all that is known of it is an estimate, and later ones could not be compared
+    with it on the passages it was not scored on.
+    """
+    for number, (score, point) in enumerate(zip(scores, points, strict=True), start=made):
+        if not score.pruned:
+            yield score.loss, number, point
 
 
 def mutant(parent: Point, space: Space, settings: EvolutionSettings, draw: np.random.Generator) -> Point:

@@ -58,6 +58,23 @@ def test_nothing_is_asked_twice_in_a_wide_space(published: Course) -> None:
     assert len({candidate.key for candidate in published.candidates}) == 1344
 
 
+def test_a_pruned_candidate_never_becomes_a_parent_however_good_its_estimate() -> None:
+    """Later ones are compared with parents on all passages, and a pruned one has no loss on most."""
+    pruned: set[Candidate] = set()
+
+    def estimated(candidate: Candidate) -> Score:
+        if int(candidate.key, 16) % 3:  # two of three are scored on everything, which turns out badly
+            return Score(loss=100 + BOWL(candidate).loss)
+        pruned.add(candidate)
+        return Score(loss=BOWL(candidate).loss, pruned=True)
+
+    space = space_of()
+    course = drive(evolution(space, seeds(space, SMOLLM), BRIEF, np.random.default_rng(0)), estimated)
+    assert len(pruned) > 50
+    assert not pruned & {rival for batch in course.batches for rival in batch.rivals}
+    assert space.candidate(course.found) not in pruned
+
+
 @pytest.mark.parametrize("name", ["longrope", "longrope2"])
 @pytest.mark.parametrize("step", [1e-4, 0.01])
 def test_everything_asked_for_is_a_point_of_the_space(name: str, step: float) -> None:
