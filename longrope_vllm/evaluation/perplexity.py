@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-_CHUNK = 1024
-
+CHUNK = 1024
+"""Tokens whose logits are in memory at once."""
 LAST = 1024
 """Tokens at the end of a document whose loss shows best what a length costs."""
 BUCKET = 512
@@ -43,8 +43,8 @@ def chunk_losses(
     begin = len(tokens) - 1 - (len(tokens) - 1 if last is None else last)
     hidden = model.base_model(tokens[None], use_cache=False).last_hidden_state[0, begin:-1]  # [last, hidden size]
     targets = tokens[begin + 1 :]
-    for first in range(0, len(targets), _CHUNK):
-        chunk = slice(first, first + _CHUNK)
+    for first in range(0, len(targets), CHUNK):
+        chunk = slice(first, first + CHUNK)
         yield losses(hidden[chunk], targets[chunk]) if run is None else run(losses, hidden[chunk], targets[chunk])
 
 

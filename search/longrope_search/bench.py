@@ -83,6 +83,7 @@ class Bench:
         self._told = told or Told()
         self._weights = np.array([passage.counted for passage in passages], dtype=np.float64)
         self._tasks: set[Task] = set()
+        self._spent = 0
         self.complete: dict[Candidate, float] = {}
         """Loss of every candidate that was scored on all passages, in the order of scoring."""
         self.history: list[Moment] = []
@@ -92,7 +93,7 @@ class Bench:
     @property
     def token_forwards(self) -> int:
         """Tokens that went through the model for the scores so far, a backward pass counted as three forward ones."""
-        return sum(len(self._passages[task.passage].tokens) * (1 + BACKWARD * task.gradient) for task in self._tasks)
+        return self._spent
 
     def scores(self, batch: Batch) -> list[Score]:
         """In the order of the batch's candidates. Raises what measuring raises."""
@@ -200,7 +201,9 @@ class Bench:
         self._note(task, found, here=True)
 
     def _note(self, task: Task, found: Measured, *, here: bool) -> None:
-        self._tasks.add(task)
+        if task not in self._tasks:
+            self._tasks.add(task)
+            self._spent += len(self._passages[task.passage].tokens) * (1 + BACKWARD * task.gradient)
         self._told.measured(task, found, here=here)
 
 

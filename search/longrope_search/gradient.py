@@ -2,7 +2,8 @@
 
 One pass forward and backward gives the derivative with respect to all factors at once, where an evaluation gives one
 number. Steps are Adam's (arXiv 1412.6980) with a cosine schedule; after each, the factors are projected into the space,
-so that they never decrease from pair to pair.
+so that they never decrease from pair to pair. Fast pairs have noisy derivatives, over which averages of the last steps
+are calmer than any one of them: these are scored as well at the end (Polyak and Juditsky, 1992).
 """
 
 import math
@@ -37,6 +38,7 @@ def gradient(space: Space, seeds: Sequence[Point], settings: GradientSettings, *
     _, _, point = min(zip((score.loss for score in scores), range(len(seeds)), seeds, strict=True))
     logs = np.append(np.log(point.factors[point.pivot :]), math.log(point.attention_factor))
     adam = _Adam(len(logs), settings)
+    path: list[Vector] = []
     for step in range(settings.steps):
         first = step * settings.passages
         turn = tuple((first + place) % passages for place in range(min(settings.passages, passages)))
@@ -52,14 +54,25 @@ def gradient(space: Space, seeds: Sequence[Point], settings: GradientSettings, *
         attention = score.gradient.log_attention_factor if settings.learn_attention_factor else 0.0
         rate = settings.rate * 0.5 * (1 + math.cos(math.pi * step / settings.steps))
         logs = logs - rate * adam.direction(np.append(slope, attention))
-        factors = np.ones(space.pairs)
-        factors[point.pivot :] = np.exp(logs[:-1])
-        point = space.projected(
-            replace(point, factors=factors, attention_factor=math.exp(logs[-1]), origin=f"step {step + 1}")
-        )
+        point = replace(_at(space, point, logs), origin=f"step {step + 1}")
         logs[:-1] = np.log(point.factors[point.pivot :])
-    yield Batch(candidates=[space.candidate(point)], keep=1, title="last step")
-    return point
+        path.append(logs.copy())
+    ends = [_at(space, point, np.mean(path[-last:], axis=0)) for last in _averages(settings.steps)]
+    scores = yield Batch(candidates=[space.candidate(end) for end in ends], keep=1, title="last step and averages")
+    return min(zip((score.loss for score in scores), range(len(ends)), ends, strict=True))[2]
+
+
+def _averages(steps: int) -> list[int]:
+    """How many of the last steps are averaged: one, a quarter and half of all."""
+    return sorted({1, max(1, steps // 4), max(1, steps // 2)})
+
+
+def _at(space: Space, point: Point, logs: Vector) -> Point:
+    """The point of the space at ``logs``, those of the free factors and of the attention factor."""
+    factors = np.ones(space.pairs)
+    factors[point.pivot :] = np.exp(logs[:-1])
+    found = replace(point, factors=factors, attention_factor=math.exp(logs[-1]), origin="average of steps")
+    return space.projected(found)
 
 
 def _of_free(slope: Vector, pivot: int) -> Vector:

@@ -13,9 +13,9 @@ from typing import Any, Self
 import torch
 
 from longrope_vllm.errors import SearchError
+from longrope_vllm.evaluation.perplexity import CHUNK
 from longrope_vllm.geometry import read_config, text_config
 
-_CHUNK = 1024  # tokens whose logits are in memory at once, in evaluation.perplexity
 _BACKWARD = 2.5  # a layer's activations while its derivatives are taken, over those of a forward pass
 
 
@@ -39,7 +39,7 @@ class MemoryPlan:
         size = dtype.itemsize
         layer = length * size * _layer_width(config)
         kept = length * size * hidden * (layers + 2) if gradient else 0
-        logits = min(_CHUNK, length) * int(config["vocab_size"]) * (size + 8)
+        logits = min(CHUNK, length) * int(config["vocab_size"]) * (size + 8)
         return cls(
             weights=_weights(checkpoint, size),
             activations=round(layer * _BACKWARD) + kept if gradient else layer,

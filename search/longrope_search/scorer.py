@@ -17,7 +17,7 @@ from longrope_search.passages import Passage
 from longrope_vllm.errors import SearchError
 from longrope_vllm.evaluation.loading import LoadedModel
 from longrope_vllm.evaluation.memory import in_memory
-from longrope_vllm.evaluation.perplexity import chunk_losses, loss_by_position, token_losses
+from longrope_vllm.evaluation.perplexity import LAST, chunk_losses, loss_by_position, token_losses
 from longrope_vllm.extras import require
 from longrope_vllm.factors import Factors, Origin
 from longrope_vllm.geometry import Geometry
@@ -65,7 +65,7 @@ class Scorer:
             seconds=monotonic() - started,
             gradient=slope,
             curve=loss_by_position(losses) if curve else (),
-            last=losses[-1024:].double().mean().item() if curve else 0.0,
+            last=losses[-LAST:].double().mean().item() if curve else 0.0,
         )
 
     def _forward(self, candidate: Candidate, passage: Passage) -> tuple[Tensor, None]:

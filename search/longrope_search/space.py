@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
 
 from longrope_search.candidate import Candidate
+from longrope_vllm.errors import SearchError
 from longrope_vllm.factors import Tier
 from longrope_vllm.geometry import Geometry
 from longrope_vllm.rope import critical_pair
@@ -82,6 +83,10 @@ class Space:
     ) -> Self:
         """The space of ``name`` for sequences up to ``length`` tokens; ``largest`` replaces the published bound."""
         scale = max(1.0, length / footing.max_length)
+        if largest is not None and name == "longrope2" and largest < scale:
+            raise SearchError(
+                f"Expected --largest of {scale:g} or more in longrope2, whose factors begin there, found {largest:g}."
+            )
         if name == "longrope":
             smallest, widest = 1.0, WIDEST * scale
         else:

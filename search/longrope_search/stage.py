@@ -66,7 +66,7 @@ class Stage:
                 passes = self.settings.evaluations * len(self.passages)
             case GradientSettings():
                 turns = self.settings.steps * min(self.settings.passages, len(self.passages))
-                passes = (seeds + 1) * len(self.passages) + turns * (1 + BACKWARD)
+                passes = (seeds + 3) * len(self.passages) + turns * (1 + BACKWARD)
         passes += len(self.start_tokens) * len(self.passages)
         passes += (self.finalists + len(COMPARED)) * len(self.held_out)
         return passes * self.space.length
@@ -88,7 +88,7 @@ def baseline(name: str, footing: Tier, geometry: Geometry, scale: float) -> Cand
     """The closed form ``name`` at ``scale`` over ``footing``, as a candidate."""
     form = BASELINES[name](replace(geometry, trained_window=footing.max_length), scale)
     factors = [known * factor for known, factor in zip(footing.factors, form.factors.tolist(), strict=True)]
-    magnitude = footing.attention_factor if name == "none" else form.attention_factor
+    magnitude = footing.attention_factor * form.attention_factor
     return Candidate(factors=tuple(factors), attention_factor=magnitude, origin=name)
 
 
