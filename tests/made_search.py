@@ -10,12 +10,11 @@ import torch
 from longrope_search.bench import Moment
 from longrope_search.candidate import Candidate
 from longrope_search.footing import Footing
-from longrope_search.memory_plan import MemoryPlan
 from longrope_search.passages import Passage
+from longrope_search.plan import Plan
 from longrope_search.request import Request
 from longrope_search.result import Found, Row
-from longrope_search.scorer import BACKWARD, Scorer
-from longrope_search.search import Plan
+from longrope_search.scorer import BACKWARD
 from longrope_search.seeds import seeds
 from longrope_search.space import Point, Space
 from longrope_search.stage import Stage, settings_of, start_token_choices
@@ -57,8 +56,6 @@ def made_plan(folder: Path, *, lengths: tuple[int, ...] = (16384,), model: str =
         request=request,
         footing=Footing(geometry=GEOMETRY, own=own, tuned=None),
         stages=stages,
-        memory=MemoryPlan(weights=1, activations=1, logits=1, available=4, length=lengths[-1], gradient=False),
-        scorer=Scorer(folder, GEOMETRY, dtype=torch.bfloat16, device=torch.device("cpu")),
         revision=f"{model} 0123456789abcdef",
     )
 

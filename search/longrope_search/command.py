@@ -11,13 +11,14 @@ from optuna.storages import BaseStorage
 from rich.console import Console
 
 from longrope_search.passages import OBJECTIVES
+from longrope_search.plan import plan
 from longrope_search.progress import Watch
 from longrope_search.report import write_report
 from longrope_search.request import ATTENTION_FACTORS, METHODS, Kind, Request
 from longrope_search.result import Found
-from longrope_search.search import plan, search, so_far
+from longrope_search.search import search, so_far
 from longrope_search.space import SPACES
-from longrope_search.storage import open_storage, written_to
+from longrope_search.storage import open_storage, without_password, written_to
 from longrope_search.study import requests, worker_name
 from longrope_vllm.errors import SearchError
 from longrope_vllm.evaluation.request import named
@@ -44,14 +45,16 @@ def run(parser: argparse.ArgumentParser, arguments: Arguments) -> int:
     documents = tuple(asked.pop("documents"))
     kind: Kind = "short" if first == "short" else "tiers"
     request = Request(kind=kind, lengths=lengths, documents=documents, **asked)
-    return _search(request, shlex.join(["longrope", "search", *arguments]), console)
+    return _search(request, without_password(shlex.join(["longrope", "search", *arguments])), console)
 
 
 def _search(request: Request, command: str, console: Console) -> int:
     prepared = plan(request)
+    memory = prepared.memory
+    memory.check()
     storage = open_storage(request.storage, make=True)
-    console.print(str(prepared.memory))
-    console.print(f"study: {request.storage} (the same command goes on where it was interrupted)")
+    console.print(str(memory))
+    console.print(f"study: {without_password(request.storage)} (the same command goes on where it was interrupted)")
     with Watch(console) as watch, written_to(request.storage):
         found = search(prepared, storage, worker=worker_name(), told=watch)
     write_factors(request.out, prepared.factors(found, command=command))

@@ -7,6 +7,7 @@ postgresql://user@host/db      a cluster (mysql:// likewise)
 
 import fcntl
 import os
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,7 +28,7 @@ def open_storage(place: str, *, make: bool) -> BaseStorage:
         try:
             return get_storage(place)
         except Exception as error:  # noqa: BLE001 - whatever a database and its driver raise
-            raise SearchError(f"Expected a database for --study at {_hidden(place)}, found: {error}") from None
+            raise SearchError(f"Expected a database for --study at {without_password(place)}, found: {error}") from None
     path = Path(place)
     if not make and not path.is_file():
         raise SearchError(f"Expected a study at {place}, found none: start longrope search first, or correct the path.")
@@ -53,8 +54,8 @@ def written_to(place: str) -> Iterator[None]:
     except (OSError, optuna.exceptions.StorageInternalError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error.__cause__ or error)
         raise SearchError(
-            f"Expected to write to the study {_hidden(place)}, found: {reason}. What was measured before is kept: make "
-            "room and run the same command again."
+            f"Expected to write to the study {without_password(place)}, found: {reason}. What was measured before is "
+            "kept: make room and run the same command again."
         ) from error
 
 
@@ -102,7 +103,6 @@ def cut_torn_line(path: Path) -> None:
             file.truncate(end)
 
 
-def _hidden(place: str) -> str:
-    """``place`` without a password."""
-    scheme, separator, rest = place.rpartition("://")
-    return f"{scheme}{separator}{rest.rpartition('@')[2]}"
+def without_password(text: str) -> str:
+    """``text`` with the passwords of its URLs left out: what is written or printed is passed on."""
+    return re.sub(r"(://[^/@:\s]*):[^/@\s]*@", r"\1:***@", text)

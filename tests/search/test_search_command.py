@@ -1,4 +1,4 @@
-"""``longrope search`` as a user runs it, on a model that was really trained: better than every closed form, repeatable."""
+"""``longrope search`` as a user runs it, on a trained model: better than every closed form, and repeatable."""
 
 import json
 import os

@@ -1,12 +1,12 @@
 """How a search was made, as rows of name and value: what was asked, what follows from it, and with what it ran."""
 
-import re
 from collections.abc import Callable
 from dataclasses import asdict
 
+from longrope_search.plan import Plan
 from longrope_search.report.wording import as_factor
-from longrope_search.search import Plan
 from longrope_search.stage import Stage
+from longrope_search.storage import without_password
 from longrope_vllm.evaluation.provenance import machine, versions
 from longrope_vllm.evaluation.report.rendering import Document
 from longrope_vllm.lengths import format_length
@@ -33,7 +33,7 @@ def facts(plan: Plan) -> tuple[tuple[str, str], ...]:
         ("finalists", f"{request.finalists}"),
         ("pruning", "yes" if request.pruning else "no"),
         ("seed", f"{request.seed}"),
-        ("numbers", f"{request.dtype} on {plan.scorer.model.device.type}"),
+        ("numbers", f"{request.dtype} on {request.device}"),
         ("study", f"{request.title} in {without_password(request.storage)}"),
         ("versions", ", ".join(f"{name} {version}" for name, version in versions().items())),
         ("machine", f"{machine()} (that wrote this page)"),
@@ -53,11 +53,6 @@ def documents(plan: Plan) -> tuple[Document, ...]:
         for use, passages in (("search", stage.passages), ("held out", stage.held_out))
         for passage in passages
     )
-
-
-def without_password(text: str) -> str:
-    """``text`` with the passwords of its URLs left out: a study may be in a database, and a page is passed on."""
-    return re.sub(r"(://[^/@:\s]*):[^/@\s]*@", r"\1:***@", text)
 
 
 def _by_length(plan: Plan, text: Callable[[Stage], str]) -> str:
