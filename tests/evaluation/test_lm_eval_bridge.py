@@ -9,10 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import GenerationConfig
 
 from longrope_vllm import Factors, Geometry
-from longrope_vllm.errors import EvaluationError
 from longrope_vllm.evaluation.harness.benchmarks import Benchmarks
 from longrope_vllm.evaluation.harness.bridge import Bridge, short_work
 from longrope_vllm.evaluation.harness.models import LiveModel
@@ -208,37 +206,6 @@ def test_a_size_is_the_number_of_documents(bridge_with: BridgeWith) -> None:
     assert [bridge_with(own_rope).size(name) for name in (CHOICE, WRITE)] == [12, 6]
 
 
-def test_too_little_memory_is_one_sentence(tokenizer: Any, benchmarks: Benchmarks) -> None:
-    class Large:
-        """Larger than any machine."""
-
-        device = "cpu"
-        generation_config = GenerationConfig()
-
-        def __call__(self, tokens: torch.Tensor, **given: Any) -> None:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-
-    bridge = Bridge(LiveModel(Large, tokenizer, limit=LONG, rope_for=own_rope), benchmarks)
-    for name in (CHOICE, WRITE):
-        with pytest.raises(EvaluationError, match=r"Expected memory for one pass over \d+ tokens"):
-            bridge.measure(name, [0])
-
-
-@pytest.mark.parametrize(("name", "extra"), [(CHOICE, 0), (WRITE, 24)])
-def test_what_does_not_fit_is_refused_before_anything_runs(
-    name: str, extra: int, tokenizer: Any, benchmarks: Benchmarks
-) -> None:
-    def load() -> Any:
-        raise AssertionError("planning needs no weights")
-
-    bridge = Bridge(LiveModel(load, tokenizer, limit=40, rope_for=own_rope), benchmarks)
-    with pytest.raises(EvaluationError, match=r"at most 40 tokens .* found \d+ in sample 1 of .* cut off; raise"):
-        bridge.measure(name, [0, 1])
-    with pytest.raises(EvaluationError, match="in sample 1 of"):
-        short_work(bridge, name, methods=["none"])
-    assert bridge.tokens(name, [0]) > extra
-
-
 def test_a_chat_template_is_applied_when_it_is_given_and_only_then(
     model: Any, tokenizer: Any, benchmarks: Benchmarks, tasks: Path
 ) -> None:
@@ -256,9 +223,3 @@ def test_a_chat_template_is_applied_when_it_is_given_and_only_then(
     chat = Bridge(live, benchmarks, chat_template=template)
     assert requests(chat, WRITE, 0)[0].args[0] == f"<{question}>"
     assert [message["role"] for message in seen[0]] == ["user"]
-
-
-def test_an_index_that_is_not_there_is_refused(bridge_with: BridgeWith) -> None:
-    with pytest.raises(EvaluationError, match="from 0 to 11 of tiny_choice, found 12"):
-        bridge_with(own_rope).measure(CHOICE, [0, 12])
-    assert bridge_with(own_rope).measure(CHOICE, []) == []
