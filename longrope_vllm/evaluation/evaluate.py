@@ -22,7 +22,7 @@ from longrope_vllm.evaluation.plan import haystacks, notes, planned
 from longrope_vllm.evaluation.protocols import Protocol
 from longrope_vllm.evaluation.provenance import machine, versions
 from longrope_vllm.evaluation.records import Journal
-from longrope_vllm.evaluation.report import About, Document, markdown, write_report
+from longrope_vllm.evaluation.report import NEEDED, About, Document, markdown, write_report
 from longrope_vllm.evaluation.request import NEEDS_DOCUMENTS, Request
 from longrope_vllm.evaluation.settings import (
     Settings,
@@ -35,6 +35,7 @@ from longrope_vllm.evaluation.settings import (
 )
 from longrope_vllm.evaluation.subject import Subject
 from longrope_vllm.evaluation.work import Work
+from longrope_vllm.extras import require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +101,8 @@ def prepare(request: Request, *, command: str) -> Evaluation:
 
     Raises ``LongRopeError``.
     """
+    for module in NEEDED:
+        require(module, "eval")
     journal = Journal.open(request.out / "records.jsonl")
     before = read_settings(request.out) if journal.records else None  # nothing measured binds nobody
     compared = compared_by(request)

@@ -1,5 +1,6 @@
 """What ``longrope eval`` refuses, in one sentence and before anything is measured."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -85,3 +86,16 @@ def test_one_evaluation_at_a_time_writes_to_a_folder(
 def test_keys_and_passwords_do_not_stand_in_the_report() -> None:
     shown = command_line(["http://me:hidden@host:1/v1", "--api-key", "sk-1", "--api-key=sk-2", "--out", "x"])
     assert shown == "longrope eval http://host:1/v1 --api-key ... --api-key=... --out x"
+
+
+@pytest.mark.parametrize("package", ["scipy", "jinja2"])
+def test_a_package_that_only_the_report_needs_is_missed_before_anything_is_measured(
+    package: str, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in {package, *(name for name in sys.modules if name.startswith(f"{package}."))}:
+        monkeypatch.setitem(sys.modules, name, None)
+    assert main(options(model, tmp_path / "out", "--tasks", "ppl")) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"longrope eval: {package}")
+    assert 'is not installed: run pip install "longrope-vllm[eval]"' in said
+    assert not list((tmp_path / "out").glob("*.json*"))
