@@ -193,5 +193,7 @@ class Watch(Told):
 
 def result(record: Record) -> str:
     """The figure of one record that says most."""
+    if record.values.get("tokens") == 0:
+        return "no key token"
     name = next((name for name in ("loss", "score") if name in record.values), next(iter(record.values)))
     return f"{name} {record.values[name]:.3f}"

@@ -43,7 +43,8 @@ class Record:
     key: Key
     values: Mapping[str, float]
     """Figures by name. ``ppl``: loss (mean, nats), tokens, last_loss, last_tokens. Tasks with answers: score and depth,
-    from 0 to 1. ``longppl``: loss, tokens (of the key tokens alone). ``short``: each metric by its name."""
+    from 0 to 1. ``longppl``: loss, tokens (of the key tokens alone; no tokens, no meaning of the loss). ``short``: each
+    metric by its name."""
     curve: tuple[float, ...] = ()
     """Mean loss of each run of tokens along the document, for ``ppl``."""
     expected: str = ""

@@ -51,6 +51,19 @@ def test_a_folder_takes_more_lengths_and_samples_on_the_documents_it_has(
     assert "Expected lengths up to the 1,024 tokens of the documents" in capsys.readouterr().err
 
 
+def test_a_model_that_gains_nothing_from_a_long_context_has_no_longppl(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    more = ("--methods", "yarn,pi", "--tasks", "longppl", "--lengths", "4160", "--samples", "1")
+    assert main(options(model, out, *more)) == 0
+    assert {values["tokens"] for values in records(out).values()} == {0.0}  # its weights are random
+    said = capsys.readouterr().out
+    assert "longppl: key tokens are chosen by yarn" in said
+    assert said.count("no key token,") == 2
+    assert "No document has a token that needs its long context" in (out / "report.md").read_text()
+
+
 def test_a_longrope_checkpoint_is_evaluated_with_its_own_tiers(model: Path, tmp_path: Path) -> None:
     checkpoint = byte_tokenizer(stretched(tiny_llama(tmp_path / "stretched"), method="ntk"))
     out = tmp_path / "out"

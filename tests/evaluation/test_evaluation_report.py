@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -75,6 +76,11 @@ def loss(method: str, length: int, value: float) -> Record:
     return Record(key=Key("ppl", method, length, "prose", "1"), values={"loss": value, "tokens": length - 1.0})
 
 
+def keyless(method: str, sample: str) -> Record:
+    """A document in which LongPPL found no key token."""
+    return Record(key=Key("longppl", method, 8192, "prose", sample), values={"loss": 0.0, "tokens": 0.0})
+
+
 def figures(folder: Path) -> set[str]:
     """Names of the figures that were written."""
     return {path.stem for path in (folder / "figures").iterdir()}
@@ -127,6 +133,7 @@ def test_the_same_records_give_the_same_bytes(tmp_path: Path) -> None:
         ([answered("none", "1", "7", task="needle")], {"needle", "needle_map"}),
         ([Record(key=Key("ruler", "none", 4096, "qa", "1"), values={"score": 0.5})], {"ruler"}),
         ([Record(key=Key("short", "own", 0, "arc", "1"), values={"acc": 1.0})], set()),
+        ([keyless("none", "1")], set()),
         ([], set()),
     ],
 )
@@ -134,6 +141,19 @@ def test_a_figure_is_there_only_if_its_task_is(records: list[Record], expected: 
     page = Page(write_report(tmp_path, records, about()).read_text())
     assert figures(tmp_path) == expected
     assert len(page.sources) == len(expected)
+
+
+def test_documents_without_key_tokens_are_left_out_and_told_where_there_are_no_others(tmp_path: Path) -> None:
+    none = [keyless(method, sample) for method in ("none", "yarn") for sample in ("1", "2")]
+    told = "LongPPL. No document has a token that needs its long context, so there is nothing to compare."
+    text = Page(write_report(tmp_path, none, about()).read_text()).text
+    assert told in text
+    assert "1.00" not in text  # exp of a loss that is none
+    assert told.removeprefix("LongPPL. ") in markdown(none, about())
+    some = [replace(loss("none", 8192, 2.0), key=Key("longppl", "none", 8192, "prose", "3")), *none]
+    text = Page(write_report(tmp_path, some, about()).read_text()).text
+    assert "LongPPL. At 8k tokens “none” has the lowest perplexity, 7.39" in text
+    assert told not in text
 
 
 def test_a_method_that_lacks_samples_is_not_said_to_be_beaten_when_it_is_ahead(tmp_path: Path) -> None:

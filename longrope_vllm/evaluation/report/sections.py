@@ -15,6 +15,7 @@ from longrope_vllm.evaluation.report.short_scores import ShortScores
 from longrope_vllm.evaluation.report.summary import LossCurve, NeedleMap, Summary
 from longrope_vllm.evaluation.report.tables import Table, against_best, by_group, by_length, wrong_answers
 from longrope_vllm.evaluation.report.wording import (
+    KEYLESS,
     MEASURED,
     TITLES,
     as_percent,
@@ -58,6 +59,8 @@ def sections(summary: Summary, *, trained_window: int) -> tuple[Section, ...]:
     found = [_perplexity(summary, summary.perplexity, frame)] if summary.perplexity else []
     if summary.longppl:
         found.append(_longppl(summary, summary.longppl, frame))
+    elif summary.keyless:
+        found.append(Section(title="LongPPL", finding=KEYLESS, measured=MEASURED["longppl"], drawings=(), tables=()))
     for task, grid in (("passkey", summary.passkey), ("needle", summary.needle), ("ruler", summary.ruler)):
         if grid:
             found.append(_scores(task, summary, grid, frame))

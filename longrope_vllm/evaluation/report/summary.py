@@ -75,6 +75,9 @@ class Summary:
     """Tokens at the end of a document that ``last_perplexity`` is of."""
     curves: tuple[LossCurve, ...]
     longppl: Grid | None
+    """None as well where no document has a key token."""
+    keyless: int
+    """Records of LongPPL without a single key token, and so without a perplexity."""
     passkey: Grid | None
     needle: Grid | None
     needle_maps: tuple[NeedleMap, ...]
@@ -105,6 +108,7 @@ def summarize(records: Iterable[Record], *, planned: int) -> Summary:
         last_tokens=int(max((record.values["last_tokens"] for record in last), default=0)),
         curves=loss_curves(of["ppl"]),
         longppl=perplexities["longppl"],
+        keyless=sum(record.key.task == "longppl" for record in found) - len(of["longppl"]),
         passkey=scores["passkey"],
         needle=scores["needle"],
         needle_maps=needle_maps(of["needle"]),

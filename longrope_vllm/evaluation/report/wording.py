@@ -18,6 +18,8 @@ NOTES = (
     "best in a column or row is bold. A cell marked * has fewer samples than another method's."
 )
 
+KEYLESS = "No document has a token that needs its long context, so there is nothing to compare."
+
 TITLES = {"passkey": "Passkey", "needle": "Needle in a haystack", "ruler": "RULER"}
 
 _WILSON = (
@@ -32,7 +34,7 @@ MEASURED = {
     ),
     "longppl": (
         "LongPPL is the perplexity of the tokens that need the long context to be predicted (arXiv 2410.23771); lower "
-        "is better. Intervals as for perplexity."
+        "is better. Intervals as for perplexity. A document without such a token counts nowhere."
     ),
     "passkey": "A number hidden in filler is asked for at the end; the score is the share of right answers. " + _WILSON,
     "needle": (
