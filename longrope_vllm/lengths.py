@@ -16,6 +16,11 @@ def parse_length(text: str) -> int:
     return tokens
 
 
+def parse_lengths(text: str) -> tuple[int, ...]:
+    """Different lengths between commas, ascending. Raises ``LongRopeError``."""
+    return tuple(sorted({parse_length(part) for part in text.split(",") if part.strip()}))
+
+
 def format_length(tokens: int) -> str:
     """The shortest exact spelling: 8192 is ``8k``, 10000 stays ``10,000``."""
     for unit in ("m", "k"):

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from time import monotonic
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
@@ -24,60 +25,71 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from longrope_vllm.evaluation.evaluate import Evaluation, prepare
 from longrope_vllm.evaluation.exclusive import exclusive
 from longrope_vllm.evaluation.records import Record
-from longrope_vllm.evaluation.request import TASKS, Request, named
-from longrope_vllm.evaluation.ruler import TASKS as RULER_TASKS
+from longrope_vllm.evaluation.request import TASKS, Request
 from longrope_vllm.evaluation.run import Told, do_all, pending
 from longrope_vllm.evaluation.work import Work
-from longrope_vllm.lengths import parse_length
+from longrope_vllm.lengths import format_length, parse_length, parse_lengths
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of ``longrope eval``."""
+    """Options of ``longrope eval``. What is left out is left to the defaults of ``Request``."""
+    parser.argument_default = argparse.SUPPRESS
     parser.add_argument("target", metavar="MODEL|URL", help="a checkpoint folder, or a running server")
     parser.add_argument("--out", metavar="FOLDER", type=Path, required=True, help="results; continued when it exists")
-    parser.add_argument("--lengths", metavar="LENGTHS", default="4k,8k", help="tokens, such as 4k,8k,16k (4k,8k)")
+    lengths = ",".join(map(format_length, Request.lengths))
+    parser.add_argument(
+        "--lengths", metavar="LENGTHS", type=parse_lengths, help=f"tokens, such as 4k,8k,16k ({lengths})"
+    )
     tasks = "; ".join(f"{name}: {what}" for name, what in TASKS.items())
-    parser.add_argument("--tasks", metavar="TASKS", default="ppl,passkey", help=f"{tasks} (ppl,passkey)")
+    parser.add_argument("--tasks", metavar="TASKS", type=_names, help=f"{tasks} ({','.join(Request.tasks)})")
     compared = parser.add_argument_group("what is compared, of a MODEL")
-    compared.add_argument("--methods", metavar="NAMES", help="none, checkpoint, pi, ntk, dynamic-ntk, yarn, ...")
+    compared.add_argument(
+        "--methods", metavar="NAMES", type=_names, help="none, checkpoint, pi, ntk, dynamic-ntk, yarn, ..."
+    )
     compared.add_argument("--factors", metavar="[LABEL=]FILE", nargs="+", action="extend", help="factors.json")
     compared.add_argument("--tiers", metavar="[LABEL=]SPEC", nargs="+", action="extend", help="as longrope serve")
     compared.add_argument(
         "--long-for-all", action="store_true", help="each also with its longest tier for every length, as stock engines"
     )
-    compared.add_argument("--dtype", default="bfloat16", help="bfloat16, float16 or float32 (bfloat16)")
-    compared.add_argument("--device", default="auto", help="auto, cpu or cuda (auto)")
+    compared.add_argument("--dtype", help=f"bfloat16, float16 or float32 ({Request.dtype})")
+    compared.add_argument("--device", help=f"auto, cpu or cuda ({Request.device})")
     served = parser.add_argument_group("a server")
     served.add_argument("--label", help="its name in the report (the model's)")
     served.add_argument("--model", help="which model of the server, where it serves several")
     served.add_argument("--tokenizer", metavar="FOLDER", help="tokenizer, where the checkpoint is not on this machine")
     served.add_argument("--api-key", metavar="KEY", help="default: OPENAI_API_KEY, if set")
-    served.add_argument("--concurrency", metavar="N", type=int, default=1, help="requests at a time (1)")
+    served.add_argument("--concurrency", metavar="N", type=int, help=f"requests at a time ({Request.concurrency})")
     measured = parser.add_argument_group("what is measured")
+    sources = "stdlib, pydoc, bible, synthetic, a text, JSONL or parquet file, a folder, hub:NAME"
     measured.add_argument(
-        "--documents",
-        metavar="[GROUP=]SOURCE",
-        nargs="+",
-        default=["pydoc", "stdlib"],
-        help="stdlib, pydoc, bible, synthetic, a text, JSONL or parquet file, a folder, hub:NAME (pydoc stdlib)",
+        "--documents", metavar="[GROUP=]SOURCE", nargs="+", help=f"{sources} ({' '.join(Request.documents)})"
     )
-    measured.add_argument("--samples", metavar="N", type=int, default=3, help="documents of each group (3)")
+    measured.add_argument("--samples", metavar="N", type=int, help=f"documents of each group ({Request.samples})")
     measured.add_argument(
-        "--document-tokens", metavar="LENGTH", help="length they are cut to (the longest of --lengths)"
+        "--document-tokens",
+        metavar="LENGTH",
+        type=parse_length,
+        help="length they are cut to (the longest of --lengths)",
     )
-    measured.add_argument("--protocol", default="prefix", help="prefix, yarn, longrope, sliding[:TOKENS] (prefix)")
-    measured.add_argument("--depths", metavar="N", type=int, default=5, help="depths of passkey and needle (5)")
-    measured.add_argument("--trials", metavar="N", type=int, default=2, help="questions for each length and depth (2)")
-    measured.add_argument("--ruler-tasks", metavar="NAMES", help="some of RULER's tasks (all)")
-    measured.add_argument("--ruler-samples", metavar="N", type=int, default=5, help="of each task and length (5)")
-    measured.add_argument("--benchmarks", metavar="NAMES", help="for the task short: arc_easy,hellaswag,...")
+    measured.add_argument("--protocol", help=f"prefix, yarn, longrope, sliding[:TOKENS] ({Request.protocol})")
+    measured.add_argument("--depths", metavar="N", type=int, help=f"depths of passkey and needle ({Request.depths})")
+    measured.add_argument(
+        "--trials", metavar="N", type=int, help=f"questions for each length and depth ({Request.trials})"
+    )
+    measured.add_argument("--ruler-tasks", metavar="NAMES", type=_names, help="some of RULER's tasks (all)")
+    measured.add_argument(
+        "--ruler-samples", metavar="N", type=int, help=f"of each task and length ({Request.ruler_samples})"
+    )
+    measured.add_argument(
+        "--benchmarks", metavar="NAMES", type=_names, help="for the task short: arc_easy,hellaswag,..."
+    )
     measured.add_argument("--benchmark-limit", metavar="N", type=int, help="the first N samples of each (all)")
     measured.add_argument("--include-path", metavar="FOLDER", type=Path, help="your own task files for lm-eval")
     measured.add_argument("--squad", metavar="FILE", type=Path, help="SQuAD file for RULER's questions (made-up ones)")
     measured.add_argument("--hotpot", metavar="FILE", type=Path, help="HotpotQA file, likewise")
     measured.add_argument("--evaluator", metavar="LABEL", help="which method chooses the key tokens of longppl")
     measured.add_argument("--chat", action="store_true", help="questions through the chat template")
-    measured.add_argument("--seed", metavar="N", type=int, default=0, help="seed of the questions (0)")
+    measured.add_argument("--seed", metavar="N", type=int, help=f"seed of the questions ({Request.seed})")
 
 
 def run(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
@@ -117,39 +129,15 @@ def command_line(arguments: Sequence[str]) -> str:
 
 
 def _request(asked: argparse.Namespace) -> Request:
-    return Request(
-        target=asked.target,
-        out=asked.out,
-        lengths=tuple(sorted({parse_length(text) for text in named([asked.lengths])})),
-        tasks=named([asked.tasks]),
-        methods=named([asked.methods] if asked.methods else None),
-        tiers=tuple(asked.tiers or ()),
-        factors=tuple(asked.factors or ()),
-        long_for_all=asked.long_for_all,
-        dtype=asked.dtype,
-        device=asked.device,
-        label=asked.label,
-        model=asked.model,
-        tokenizer=asked.tokenizer,
-        api_key=asked.api_key or os.environ.get("OPENAI_API_KEY"),
-        concurrency=asked.concurrency,
-        documents=tuple(asked.documents),
-        samples=asked.samples,
-        document_tokens=None if asked.document_tokens is None else parse_length(asked.document_tokens),
-        protocol=asked.protocol,
-        depths=asked.depths,
-        trials=asked.trials,
-        ruler_tasks=named([asked.ruler_tasks]) if asked.ruler_tasks else tuple(RULER_TASKS),
-        ruler_samples=asked.ruler_samples,
-        benchmarks=named([asked.benchmarks]) if asked.benchmarks else (),
-        benchmark_limit=asked.benchmark_limit,
-        include_path=asked.include_path,
-        squad=asked.squad,
-        hotpot=asked.hotpot,
-        evaluator=asked.evaluator,
-        chat=asked.chat,
-        seed=asked.seed,
-    )
+    given = {"api_key": os.environ.get("OPENAI_API_KEY"), **vars(asked)}
+    frozen: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in given.items()}
+    return Request(**frozen)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    """Words between commas, doubles removed."""
+    parts = (part.strip() for part in text.split(","))
+    return tuple(dict.fromkeys(part for part in parts if part))
 
 
 def _measure(evaluation: Evaluation, request: Request, console: Console) -> None:

@@ -1,6 +1,5 @@
-"""What a user asks of one evaluation, checked before anything is loaded or sent."""
+"""What a user asks of one evaluation, checked before anything is loaded or sent; every default stands here."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,14 +27,15 @@ class Request:
     target: str
     """A checkpoint folder, or the URL of a server."""
     out: Path
-    lengths: tuple[int, ...]
-    tasks: tuple[str, ...]
+    lengths: tuple[int, ...] = (4096, 8192)
+    """Tokens, ascending."""
+    tasks: tuple[str, ...] = ("ppl", "passkey")
     methods: tuple[str, ...] = ()
     """Closed forms by name, ``none`` and ``checkpoint``."""
     tiers: tuple[str, ...] = ()
     factors: tuple[str, ...] = ()
     long_for_all: bool = False
-    documents: tuple[str, ...] = ()
+    documents: tuple[str, ...] = ("pydoc", "stdlib")
     document_tokens: int | None = None
     samples: int = 3
     """Documents of each group."""
@@ -65,8 +65,9 @@ class Request:
         for task in self.tasks:
             if task not in TASKS:
                 raise EvaluationError(f"Expected tasks out of {', '.join(TASKS)}, found {task!r}.")
-        if not self.tasks or not self.lengths:
-            raise EvaluationError("Expected at least one task and one length, found none.")
+        for name in ("tasks", "lengths", "ruler_tasks"):
+            if not getattr(self, name):
+                raise EvaluationError(f"Expected at least one of --{name.replace('_', '-')}, found none.")
         if self.lengths[0] < _SHORTEST:
             raise EvaluationError(f"Expected lengths of at least {_SHORTEST} tokens, found {self.lengths[0]}.")
         if self.out.exists() and not self.out.is_dir():
@@ -127,9 +128,3 @@ class Request:
                 "Expected --benchmarks together with the task short, found one without the other: name benchmarks of "
                 "lm-eval, such as arc_easy,hellaswag, or leave the task out."
             )
-
-
-def named(found: Sequence[str] | None) -> tuple[str, ...]:
-    """Comma-separated words from the command line, doubles removed."""
-    parts = [part.strip() for text in found or () for part in text.split(",")]
-    return tuple(dict.fromkeys(part for part in parts if part))

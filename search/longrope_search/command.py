@@ -21,9 +21,8 @@ from longrope_search.space import SPACES
 from longrope_search.storage import open_storage, without_password, written_to
 from longrope_search.study import requests, worker_name
 from longrope_vllm.errors import SearchError
-from longrope_vllm.evaluation.request import named
 from longrope_vllm.factors_file import write_factors
-from longrope_vllm.lengths import format_length, parse_length
+from longrope_vllm.lengths import format_length, parse_lengths
 
 Arguments = Sequence[str]
 
@@ -41,7 +40,7 @@ def run(parser: argparse.ArgumentParser, arguments: Arguments) -> int:
     several = first in ("tiers", "short")
     options = _search_options(f"{parser.prog} {first}" if several else parser.prog, several=several)
     asked = vars(options.parse_args(arguments[several:]))
-    lengths = tuple(sorted({parse_length(text) for text in named([asked.pop("lengths")])}))
+    lengths = parse_lengths(asked.pop("lengths"))
     documents = tuple(asked.pop("documents"))
     kind: Kind = "short" if first == "short" else "tiers"
     request = Request(kind=kind, lengths=lengths, documents=documents, **asked)

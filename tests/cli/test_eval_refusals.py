@@ -36,6 +36,8 @@ from longrope_vllm.evaluation.exclusive import exclusive
         (["--device", "abacus"], "Expected --device auto, cpu or cuda, found 'abacus'"),
         (["--tasks", "longppl"], "Expected a length above 4,096 tokens for longppl"),
         (["--tasks", "ruler", "--ruler-tasks", "niah"], "Expected RULER tasks out of niah_single_1"),
+        (["--tasks", ","], "Expected at least one of --tasks, found none"),
+        (["--tasks", "ruler", "--ruler-tasks", ","], "Expected at least one of --ruler-tasks, found none"),
         (["--tasks", "short"], "Expected --benchmarks together with the task short"),
         (["--tasks", "short", "--benchmarks", "arc_eazy"], "arc_easy"),
         (["--concurrency", "2"], "Expected --label, --model and --concurrency only with the URL"),

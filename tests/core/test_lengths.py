@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from longrope_vllm.errors import LongRopeError
-from longrope_vllm.lengths import format_length, parse_length
+from longrope_vllm.lengths import format_length, parse_length, parse_lengths
 
 
 @pytest.mark.parametrize(
@@ -73,3 +73,10 @@ def test_any_text_is_a_positive_length_or_refused(text: str) -> None:
     except LongRopeError:
         return
     assert tokens > 0
+
+
+def test_several_lengths_stand_between_commas() -> None:
+    assert parse_lengths("8k, 4k,8192,") == (4096, 8192)
+    assert parse_lengths("") == ()
+    with pytest.raises(LongRopeError, match="found 'soon'"):
+        parse_lengths("4k,soon")
