@@ -16,11 +16,11 @@ from longrope_vllm.errors import ServerError
 from longrope_vllm.evaluation import replies
 from longrope_vllm.evaluation.subject import Answered, Scored
 from longrope_vllm.extras import require
+from longrope_vllm.server_errors import CONNECT_LIMIT, server_errors
 
 if TYPE_CHECKING:
     from longrope_vllm.evaluation.harness.models import Bounded
 
-CONNECT_LIMIT = 10.0
 _UNTOLD = 1 << 30
 """Tokens that a server is trusted to take when it does not tell its limit."""
 _PATIENCE = 120.0
@@ -203,27 +203,11 @@ class Server:
 
     def _ask(self, path: str, read: Read[Told], *, limit: float = _PATIENCE, body: Any = None) -> Told:
         """What ``read`` makes of the answer. A request with a ``body`` is a POST."""
-        where = self.url + path
         options = {"timeout": self._openai.Timeout(limit, connect=CONNECT_LIMIT)}
-        try:
+        where = self.url + path
+        with server_errors(self._openai, url=self.url, path=path, limit=limit):
             if body is None:
                 found = self._client.get(where, cast_to=object, options=options)
             else:
                 found = self._client.post(where, cast_to=object, options=options, body=body)
-        except self._openai.APIStatusError as error:
-            stated = error.body
-            said = (stated.get("message") if isinstance(stated, dict) else None) or error.message
-            raise ServerError(f"Expected an answer from {where}, found HTTP {error.status_code}: {said}") from error
-        except self._openai.APITimeoutError as error:
-            raise ServerError(
-                f"Expected an answer from {self.url} within {limit:.0f} s, found none: lower --concurrency."
-            ) from error
-        except self._openai.APIConnectionError as error:
-            cause = error.__cause__ or error
-            raise ServerError(
-                f"Expected a server at {self.url}, found none that answers ({type(cause).__name__} {cause}): is it "
-                "running?"
-            ) from error
-        except ValueError as error:
-            raise ServerError(f"Expected JSON from {where}, found something else ({error}): check the URL.") from error
         return read(found, where=where)

@@ -5,11 +5,11 @@ from typing import Any, Self
 
 from longrope_vllm.errors import ServerError
 from longrope_vllm.extras import require
+from longrope_vllm.server_errors import CONNECT_LIMIT, server_errors
 from longrope_vllm.verification.answers import Answer, Question, Served, Step, TierInForce
 
 TOP = 10
 """Log-probabilities asked for at each position; vLLM grants 20 unless told otherwise."""
-CONNECT_LIMIT = 10.0
 ANSWER_LIMIT = 3600.0
 """Seconds; a prefill of a million tokens takes minutes, and a retry would only do it again."""
 
@@ -44,7 +44,7 @@ class Server:
         await self._client.__aexit__(*raised)
 
     async def _choose_model(self) -> str:
-        names = [entry["id"] for entry in (await self._get("/models"))["data"]]
+        names = [entry["id"] for entry in (await self._get("/v1/models"))["data"]]
         if self.model and self.model not in names:
             raise ServerError(f"Expected the model {self.model!r} at {self.url}, found {', '.join(names)}.")
         if not self.model and len(names) != 1:
@@ -53,12 +53,12 @@ class Server:
 
     async def version(self) -> str:
         """The version of vLLM that serves."""
-        return str((await self._get(f"{self.url}/version"))["version"])
+        return str((await self._get("/version"))["version"])
 
     async def tiers(self) -> tuple[TierInForce, ...]:
         """Tiers in force, shortest first; empty for a server that has none or no route that tells them."""
         try:
-            told = await self._get("/longrope")
+            told = await self._get("/v1/longrope")
         except ServerError as error:
             if isinstance(error.__cause__, self._openai.NotFoundError):
                 return ()
@@ -74,7 +74,7 @@ class Server:
     async def tokenize(self, text: str, *, special: bool) -> tuple[int, ...]:
         """Token ids of ``text``, with the tokenizer's special tokens (a beginning of sequence) or without."""
         body = {"model": self.model, "prompt": text, "add_special_tokens": special}
-        return tuple((await self._call("post", f"{self.url}/tokenize", body=body))["tokens"])
+        return tuple((await self._call("post", "/tokenize", body=body))["tokens"])
 
     async def ask(self, question: Question) -> Answer:
         """Answer one question greedily, whatever sampling the checkpoint recommends."""
@@ -97,12 +97,12 @@ class Server:
             **extra,
         }
         started = time.monotonic()
-        found = await self._call("post", "/completions", body=body)
+        found = await self._call("post", "/v1/completions", body=body)
         return _answer(found, started=started, url=self.url)
 
     async def served(self, answer: Answer) -> Served:
         """How the plugin says it served the request behind ``answer``."""
-        found = await self._get(f"/longrope/requests/{answer.id}")
+        found = await self._get(f"/v1/longrope/requests/{answer.id}")
         return Served(tier_max_length=found["tier_max_length"], tokens=found["tokens"], crossings=found["crossings"])
 
     def _starting_tier(self, question: Question) -> dict[str, Any]:
@@ -117,18 +117,8 @@ class Server:
         return await self._call("get", path)
 
     async def _call(self, method: str, path: str, **arguments: Any) -> Any:
-        try:
-            return await getattr(self._client, method)(path, cast_to=object, **arguments)
-        except self._openai.APIStatusError as error:
-            raise ServerError(
-                f"Expected an answer from {path} of {self.url}, found HTTP {error.status_code}: {_message(error)}"
-            ) from error
-        except self._openai.APIConnectionError as error:
-            cause = error.__cause__ or error
-            raise ServerError(
-                f"Expected a server at {self.url}, found none that answers ({type(cause).__name__} {cause}): is it "
-                "running?"
-            ) from error
+        with server_errors(self._openai, url=self.url, path=path, limit=ANSWER_LIMIT):
+            return await getattr(self._client, method)(f"{self.url}{path}", cast_to=object, **arguments)
 
 
 def _answer(found: Any, *, started: float, url: str) -> Answer:
@@ -156,9 +146,3 @@ def _answer(found: Any, *, started: float, url: str) -> Answer:
 def _id(name: str) -> int:
     """``token_id:17`` is 17."""
     return int(name.removeprefix("token_id:"))
-
-
-def _message(error: Any) -> str:
-    body = error.body
-    found = body.get("message") if isinstance(body, dict) else None
-    return str(found or error.message)
