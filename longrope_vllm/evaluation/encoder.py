@@ -5,6 +5,9 @@ from typing import Any
 
 from longrope_vllm.errors import EvaluationError
 
+_STEPS = 40
+"""Texts that are tried for one prompt, at most; a handful is the rule."""
+
 
 class Encoder:
     """A tokenizer, and whether questions go through its chat template."""
@@ -66,6 +69,3 @@ def fit(build: Callable[[int], str], count: Callable[[str], int], *, budget: int
         else:
             best, best_tokens, best_size = text, tokens, size
     return best
-
-
-_STEPS = 40
