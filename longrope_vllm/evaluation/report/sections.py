@@ -27,6 +27,9 @@ from longrope_vllm.evaluation.report.wording import (
 )
 from longrope_vllm.lengths import format_length
 
+Draw = Callable[[Grid, Frame], bytes]
+"""Draws cells by length as a PNG."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Drawing:
@@ -70,7 +73,9 @@ def sections(summary: Summary, *, trained_window: int) -> tuple[Section, ...]:
 
 
 def _perplexity(summary: Summary, grid: Grid, frame: Frame) -> Section:
-    drawings = [_perplexity_drawing("perplexity", "Perplexity against length", grid, frame)]
+    drawings = [
+        _against_length("perplexity", "Perplexity against length", grid, frame, of="document", draw=draw_perplexity)
+    ]
     if summary.curves:
         drawings.append(_curves_drawing(summary.curves, frame))
     tables = _by_group("Perplexity", grid)
@@ -92,14 +97,16 @@ def _longppl(summary: Summary, grid: Grid, frame: Frame) -> Section:
         title="LongPPL",
         finding=finding(verdict),
         measured=MEASURED["longppl"],
-        drawings=(_perplexity_drawing("longppl", "LongPPL against length", grid, frame),),
+        drawings=(
+            _against_length("longppl", "LongPPL against length", grid, frame, of="document", draw=draw_perplexity),
+        ),
         tables=_shown_first([*_by_group("LongPPL", grid), *([against_best(verdict)] if verdict.others else [])]),
     )
 
 
 def _scores(task: str, summary: Summary, grid: Grid, frame: Frame) -> Section:
     title, verdict = TITLES[task], summary.verdicts[task]
-    drawings = [_scores_drawing(task, title, grid, frame)]
+    drawings = [_against_length(task, f"{title}: score against length", grid, frame, of="question", draw=draw_scores)]
     if task == "needle" and summary.needle_maps:
         drawings.append(_maps_drawing(summary.needle_maps, frame))
     tables = [by_length(f"{title}, %", grid, ALL, as_percent, best=max)]
@@ -162,15 +169,17 @@ def _shown_first(tables: Sequence[Table]) -> tuple[Table, ...]:
     return tuple(sorted(tables, key=lambda table: table.folded))
 
 
-def _perplexity_drawing(name: str, title: str, grid: Grid, frame: Frame) -> Drawing:
-    documents = count(max(grid.most_samples(length) for length in grid.lengths), "document")
+def _against_length(name: str, title: str, grid: Grid, frame: Frame, *, of: str, draw: Draw) -> Drawing:
+    """The figure of ``grid``, whose samples are ``of`` that kind; what is partial is left out of it."""
+    samples = count(max(grid.most_samples(length) for length in grid.lengths), of)
     drawn = grid.without_partial()
-    subtitle = f"{documents} a length, 95 % intervals{_window_note(grid.lengths, frame)}{_left_out(grid, drawn)}"
+    left_out = "" if len(drawn.cells) == len(grid.cells) else "; what has fewer is in the table only"
+    subtitle = f"{samples} a length, 95 % intervals{_window_note(grid.lengths, frame)}{left_out}"
     framed = replace(frame, title=title, subtitle=subtitle)
     return Drawing(
         name=name,
         description=f"{title} under each method, with 95 % intervals.",
-        draw=lambda: draw_perplexity(drawn, framed),
+        draw=lambda: draw(drawn, framed),
     )
 
 
@@ -185,18 +194,6 @@ def _curves_drawing(curves: Sequence[LossCurve], frame: Frame) -> Drawing:
     )
 
 
-def _scores_drawing(name: str, title: str, grid: Grid, frame: Frame) -> Drawing:
-    questions = count(max(grid.most_samples(length) for length in grid.lengths), "question")
-    drawn = grid.without_partial()
-    subtitle = f"{questions} a length, 95 % intervals{_window_note(grid.lengths, frame)}{_left_out(grid, drawn)}"
-    framed = replace(frame, title=f"{title}: score against length", subtitle=subtitle)
-    return Drawing(
-        name=name,
-        description=f"{title}: score against length under each method, with 95 % intervals.",
-        draw=lambda: draw_scores(drawn, framed),
-    )
-
-
 def _maps_drawing(maps: Sequence[NeedleMap], frame: Frame) -> Drawing:
     subtitle = f"found out of asked{_window_note(maps[0].lengths, frame)}"
     framed = replace(frame, title="Needle by length and depth", subtitle=subtitle)
@@ -205,10 +202,6 @@ def _maps_drawing(maps: Sequence[NeedleMap], frame: Frame) -> Drawing:
         description="Answers by length and by depth of the needle in the text, a map for each method.",
         draw=lambda: draw_needle_maps(maps, framed),
     )
-
-
-def _left_out(grid: Grid, drawn: Grid) -> str:
-    return "" if len(drawn.cells) == len(grid.cells) else "; what has fewer is in the table only"
 
 
 def _window_note(lengths: Sequence[int], frame: Frame) -> str:
