@@ -11,7 +11,7 @@ from longrope_vllm.evaluation.losses import longppl_work, perplexity_work
 from longrope_vllm.evaluation.questions import needles, passkeys, question_work, rulers
 from longrope_vllm.evaluation.request import Request
 from longrope_vllm.evaluation.ruler import Sources
-from longrope_vllm.evaluation.ruler.questions import read_hotpot, read_squad
+from longrope_vllm.evaluation.ruler.document_questions import read_hotpot, read_squad
 from longrope_vllm.evaluation.short import benchmark_work
 from longrope_vllm.evaluation.subject import Subject
 from longrope_vllm.evaluation.work import Work

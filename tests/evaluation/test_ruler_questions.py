@@ -9,7 +9,7 @@ from ruler_prompts import context, prompt
 
 from longrope_vllm.errors import EvaluationError
 from longrope_vllm.evaluation.ruler import Sources
-from longrope_vllm.evaluation.ruler.questions import read_hotpot, read_squad
+from longrope_vllm.evaluation.ruler.document_questions import read_hotpot, read_squad
 
 
 @pytest.mark.parametrize("task", ["ruler_qa_squad", "ruler_qa_hotpot"])

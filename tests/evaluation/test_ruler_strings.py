@@ -18,9 +18,9 @@ import pytest
 
 from longrope_vllm.evaluation.prompt import Prompt
 from longrope_vllm.evaluation.ruler import NEEDLES
+from longrope_vllm.evaluation.ruler.document_questions import read_hotpot, read_squad
 from longrope_vllm.evaluation.ruler.niah import hide, split_sentences
 from longrope_vllm.evaluation.ruler.qa import asked
-from longrope_vllm.evaluation.ruler.questions import read_hotpot, read_squad
 from longrope_vllm.evaluation.ruler.variables import example_chain, tracked
 from longrope_vllm.evaluation.ruler.words import Repeats, coded, listed
 

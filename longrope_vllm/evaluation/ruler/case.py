@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from longrope_vllm.errors import EvaluationError
-from longrope_vllm.evaluation.ruler.questions import QuestionSet
+from longrope_vllm.evaluation.ruler.document_questions import QuestionSet
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ import random
 from collections.abc import Iterator
 from functools import lru_cache
 
-from longrope_vllm.evaluation.ruler.questions import Question, QuestionSet
+from longrope_vllm.evaluation.ruler.document_questions import DocumentQuestion, QuestionSet
 
 _ONSETS = (
     "b",
@@ -50,7 +50,7 @@ def people(documents: int) -> QuestionSet:
     names = _names()
     rng = random.Random("people")
     texts: list[str] = []
-    questions: list[Question] = []
+    questions: list[DocumentQuestion] = []
     home = ""
     for number in range(documents):
         town = number // _NEIGHBOURS
@@ -74,7 +74,7 @@ def people(documents: int) -> QuestionSet:
         )
         neighbours = range(town * _NEIGHBOURS, min((town + 1) * _NEIGHBOURS, documents))
         related = tuple(other for other in neighbours if other != number)
-        questions.append(Question(text=text, answers=(answer,), gold=(number,), related=related))
+        questions.append(DocumentQuestion(text=text, answers=(answer,), gold=(number,), related=related))
     return QuestionSet(documents=tuple(texts), questions=tuple(questions))
 
 
@@ -84,7 +84,7 @@ def guilds(documents: int) -> QuestionSet:
     names = _names()
     rng = random.Random("guilds")
     texts: list[str] = []
-    questions: list[Question] = []
+    questions: list[DocumentQuestion] = []
     for _ in range(documents // 2):
         person, guild, town, master, river = (next(names) for _ in range(5))
         trade = rng.choice(_TRADES)
@@ -96,7 +96,7 @@ def guilds(documents: int) -> QuestionSet:
             f"of {town}, on the river {river}, and {rng.randint(20, 900)} members.",
         ]
         text = f"In which town does the guild that {person} is a member of have its seat?"
-        questions.append(Question(text=text, answers=(town,), gold=gold))
+        questions.append(DocumentQuestion(text=text, answers=(town,), gold=gold))
     return QuestionSet(documents=tuple(texts), questions=tuple(questions))
 
 

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 from longrope_vllm.evaluation.prompt import Prompt
 from longrope_vllm.evaluation.ruler.case import Case
+from longrope_vllm.evaluation.ruler.document_questions import DocumentQuestion, QuestionSet
 from longrope_vllm.evaluation.ruler.facts import guilds, people
-from longrope_vllm.evaluation.ruler.questions import Question, QuestionSet
 from longrope_vllm.evaluation.ruler.sizing import fit
 
 _MAX_TOKENS = 32
@@ -51,7 +51,7 @@ def _prompt(case: Case, pool: QuestionSet) -> Prompt:
     return fit(build, case, smallest=len(question.gold))
 
 
-def asked(question: Question, size: int, *, rng: random.Random, documents: Sequence[str]) -> Prompt:
+def asked(question: DocumentQuestion, size: int, *, rng: random.Random, documents: Sequence[str]) -> Prompt:
     """A prompt with ``size`` of ``documents``, which are repeated when there are fewer."""
     shown = _chosen(question, size, rng=rng, documents=documents)
     random.Random(_ORDER).shuffle(shown)
@@ -64,7 +64,7 @@ def asked(question: Question, size: int, *, rng: random.Random, documents: Seque
     )
 
 
-def _chosen(question: Question, size: int, *, rng: random.Random, documents: Sequence[str]) -> list[str]:
+def _chosen(question: DocumentQuestion, size: int, *, rng: random.Random, documents: Sequence[str]) -> list[str]:
     if size >= len(documents):
         return ([*documents] * -(-size // len(documents)))[:size]
     missing = size - len(question.gold)

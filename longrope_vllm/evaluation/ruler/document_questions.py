@@ -14,7 +14,7 @@ from longrope_vllm.errors import EvaluationError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Question:
+class DocumentQuestion:
     """A question and where its answer stands, by the numbers of documents."""
 
     text: str
@@ -31,7 +31,7 @@ class QuestionSet:
     """Documents, and questions about them."""
 
     documents: tuple[str, ...]
-    questions: tuple[Question, ...]
+    questions: tuple[DocumentQuestion, ...]
 
     def __post_init__(self) -> None:
         if not self.questions:
@@ -78,7 +78,9 @@ def _squad(content: Any) -> QuestionSet:
             for entry in paragraph["qas"]:
                 if not entry["is_impossible"]:
                     answers = tuple(answer["text"] for answer in entry["answers"])
-                    questions.append(Question(text=entry["question"], answers=answers, gold=(gold,), related=related))
+                    questions.append(
+                        DocumentQuestion(text=entry["question"], answers=answers, gold=(gold,), related=related)
+                    )
     return QuestionSet(documents=tuple(documents), questions=tuple(questions))
 
 
@@ -87,7 +89,9 @@ def _hotpot(content: Any) -> QuestionSet:
     documents = sorted({document for entry in shown for document in entry})
     number = {document: index for index, document in enumerate(documents)}
     questions = [
-        Question(text=entry["question"], answers=(entry["answer"],), gold=tuple(number[document] for document in own))
+        DocumentQuestion(
+            text=entry["question"], answers=(entry["answer"],), gold=tuple(number[document] for document in own)
+        )
         for entry, own in zip(content, shown, strict=True)
     ]
     return QuestionSet(documents=tuple(documents), questions=tuple(questions))
