@@ -157,7 +157,9 @@ def test_the_wheel_holds_exactly_three_packages(tmp_path: Path) -> None:
     packages = {top for top in tops if not top.endswith(".dist-info")}
     assert packages == {"longrope_vllm", "longrope_search", "longrope_training"}
     assert {f"{package}/py.typed" for package in packages} <= set(names)
-    assert {"longrope_vllm/factors.schema.json", "longrope_vllm/evaluation/report/page.html.j2"} <= set(names)
+    data = {path for path in PACKAGE.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
+    assert {path.name for path in data} >= {"factors.schema.json", "page.html.j2"}
+    assert {path.relative_to(ROOT).as_posix() for path in data} <= set(names)
     assert not [name for name in names if "__pycache__" in name or "test" in name.lower()]
 
 
