@@ -187,17 +187,13 @@ def _hub(place: str, field: str) -> Iterator[Text]:
     name, _, split = place.partition(":")
     datasets = require("datasets", "eval")
     try:
-        rows = iter(datasets.load_dataset(name, split=split or "test", streaming=True))
-        first = next(rows, None)
+        for number, row in enumerate(datasets.load_dataset(name, split=split or "test", streaming=True)):
+            yield _row(row.get(field), field=field, where=f"row {number} of {place}", name=f"{place} row {number}")
     except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: a closed client of the hub
         raise EvaluationError(
             f"Expected the dataset {name} with the split {split or 'test'} on the hub, found: {error}. Check the name "
             "and the network, or give a local file."
         ) from None
-    number = 0
-    while first is not None:
-        yield _row(first.get(field), field=field, where=f"row {number} of {place}", name=f"{place} row {number}")
-        first, number = next(rows, None), number + 1
 
 
 def _row(content: object, *, field: str, where: str, name: str) -> Text:
