@@ -16,7 +16,7 @@ from longrope_vllm.evaluation.longppl import CONTEXT, STEP, key_tokens
 from longrope_vllm.evaluation.perplexity import mean_loss
 from longrope_vllm.evaluation.protocols import prefix_values, sliding_losses, sliding_values
 from longrope_vllm.evaluation.records import Key, Record
-from longrope_vllm.evaluation.subject import Subject
+from longrope_vllm.evaluation.subject import Scored, Subject
 from longrope_vllm.evaluation.work import Work
 
 
@@ -56,15 +56,16 @@ def _one_pass(rope: Rope, document: Document, *, bos: list[int]) -> Work:
 def _sliding(sharing: Sequence[Subject], length: int, document: Document, *, bos: list[int], stride: int) -> Work:
     def measure() -> list[Record]:
         started = monotonic()
-        found = sliding_losses(
-            lambda sequence: sharing[0].score(sequence, length=length).losses,
-            document.tokens,
-            bos=bos,
-            size=length,
-            stride=stride,
-        )
-        values = sliding_values(found)
-        return [Record(key=key, values=values, seconds=monotonic() - started) for key in keys]
+        tiers: set[int | None] = set()
+
+        def score(sequence: Tensor) -> Tensor:
+            scored = sharing[0].score(sequence, length=length)
+            tiers.add(scored.tier)
+            return scored.losses
+
+        values = sliding_values(sliding_losses(score, document.tokens, bos=bos, size=length, stride=stride))
+        tier = tiers.pop() if len(tiers) == 1 else None  # a server may read the last window, a shorter one, elsewhere
+        return [Record(key=key, values=values, tier=tier, seconds=monotonic() - started) for key in keys]
 
     keys = tuple(_document_key("ppl", subject, length, document) for subject in sharing)
     passes = (len(document.tokens) - length) // stride + 1
@@ -73,19 +74,19 @@ def _sliding(sharing: Sequence[Subject], length: int, document: Document, *, bos
 
 def longppl_work(asked: Asked, *, evaluator: Subject, context: int = CONTEXT, step: int = STEP) -> list[Work]:
     """One piece for each rope, document and length; ``evaluator`` says which tokens count, the same for all."""
-    chosen: dict[tuple[int, str], tuple[Tensor, Tensor]] = {}  # by length and document: losses and key tokens
+    chosen: dict[tuple[int, str], tuple[Scored, Tensor]] = {}  # by length and document: losses and key tokens
 
-    def keys_of(document: Document, length: int) -> tuple[Tensor, Tensor]:
+    def keys_of(document: Document, length: int) -> tuple[Scored, Tensor]:
         place = (length, f"{document.group} {document.index}")
         if place not in chosen:
             sequence = _sequence(document, length, asked.encoder.bos)
-            losses = evaluator.score(sequence, length=length).losses
+            scored = evaluator.score(sequence, length=length)
             chosen[place] = (
-                losses,
+                scored,
                 key_tokens(
                     lambda piece: evaluator.score(piece, length=len(piece)).losses,
                     sequence,
-                    losses,
+                    scored.losses,
                     context=context,
                     step=step,
                 ),
@@ -96,14 +97,14 @@ def longppl_work(asked: Asked, *, evaluator: Subject, context: int = CONTEXT, st
         def measure() -> list[Record]:
             started = monotonic()
             known, counted = keys_of(document, length)
-            if evaluator in sharing:
-                losses = known
-            else:
-                losses = sharing[0].score(_sequence(document, length, asked.encoder.bos), length=length).losses
+            scored = known
+            if evaluator not in sharing:
+                scored = sharing[0].score(_sequence(document, length, asked.encoder.bos), length=length)
             tokens = int(counted.sum())
-            values = {"loss": mean_loss(losses[counted]) if tokens else 0.0, "tokens": float(tokens)}
+            values = {"loss": mean_loss(scored.losses[counted]) if tokens else 0.0, "tokens": float(tokens)}
             notes = {"evaluator": evaluator.label}
-            return [Record(key=key, values=values, notes=notes, seconds=monotonic() - started) for key in keys]
+            seconds = monotonic() - started
+            return [Record(key=key, values=values, tier=scored.tier, notes=notes, seconds=seconds) for key in keys]
 
         keys = tuple(_document_key("longppl", subject, length, document) for subject in sharing)
         # The first to be measured has the evaluator choose: one pass over all, and one over each piece of it.

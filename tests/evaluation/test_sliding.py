@@ -80,6 +80,7 @@ def test_windows_give_every_method_and_length_its_perplexity_over_the_whole_docu
         means = torch.stack([losses.mean() for losses in by_window])
         assert record.values["window_loss"] == pytest.approx(means.mean().item(), rel=1e-5)
         assert record.curve == ()
+        assert record.tier == length
 
 
 def test_each_window_is_read_once_for_all_that_share_a_rope(asked: Asked) -> None:
