@@ -1,11 +1,16 @@
 """``longrope eval`` from the command line to records and page: what is compared, and a folder that grows."""
 
+import json
+import shlex
+from datetime import date
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
 from eval_command import options, records
 from longrope_vllm.cli.main import main
+from longrope_vllm.evaluation.provenance import machine
 from short_tasks import CHOICE, WRITE, write_tasks
 from tiny_models import byte_tokenizer, stretched, tiny_llama
 
@@ -62,6 +67,23 @@ def test_a_model_that_gains_nothing_from_a_long_context_has_no_longppl(
     assert "longppl: key tokens are chosen by yarn" in said
     assert said.count("no key token,") == 2
     assert "No document has a token that needs its long context" in (out / "report.md").read_text()
+
+
+def test_a_folder_states_what_it_was_measured_with(model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    arguments = options(model, out, "--methods", "pi", "--tasks", "ppl", "--lengths", "512")
+    assert main(arguments) == 0
+    stated = json.loads((out / "evaluation.json").read_text())
+    for name in ("torch", "transformers", "longrope-vllm"):
+        assert stated["versions"][name] == version(name)
+    assert stated["machine"] == machine()
+    assert date.fromisoformat(stated["created"]) <= date.today()
+    assert [shlex.split(command) for command in stated["commands"]] == [["longrope", *arguments]]
+    assert [document["tokens"] for document in stated["documents"]] == [512, 512]
+    assert set(stated["methods"]) == {"pi"}
+    page = (out / "report.md").read_text()
+    assert f"torch {version('torch')}" in page
+    assert machine() in page.replace("\\", "")
 
 
 def test_a_longrope_checkpoint_is_evaluated_with_its_own_tiers(model: Path, tmp_path: Path) -> None:
