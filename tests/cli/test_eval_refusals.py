@@ -35,6 +35,10 @@ from longrope_vllm.evaluation.exclusive import exclusive
         (["--dtype", "int8"], "Expected --dtype bfloat16, float16 or float32, found 'int8'"),
         (["--device", "abacus"], "Expected --device auto, cpu or cuda, found 'abacus'"),
         (["--tasks", "longppl"], "Expected a length above 4,096 tokens for longppl"),
+        (
+            ["--tasks", "longppl", "--methods", "none,pi", "--evaluator", "nobody"],
+            "Expected the method that chooses the key tokens of longppl among none, pi, found 'nobody'",
+        ),
         (["--tasks", "ruler", "--ruler-tasks", "niah"], "Expected RULER tasks out of niah_single_1"),
         (["--tasks", ","], "Expected at least one of --tasks, found none"),
         (["--tasks", "ruler", "--ruler-tasks", ","], "Expected at least one of --ruler-tasks, found none"),
