@@ -4,6 +4,7 @@ The unknowns are the heights of 12 knots along the rotary pairs. Between them th
 linearly, and the result projected into the space: few unknowns, all of them about the shape of the whole curve.
 """
 
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -38,18 +39,19 @@ def cma_es(space: Space, seeds: Sequence[Point], settings: CmaSettings, seed: in
     strategy = cma.CMAEvolutionStrategy(
         np.zeros(settings.knots),
         settings.spread * width,
-        {"seed": seed + 1, "verbose": -9, "maxfevals": settings.evaluations},  # it takes 0 for the time of day
+        {"randn": np.random.RandomState(seed).randn, "seed": math.nan, "verbose": -9},
     )
     left = settings.evaluations - len(seeds)
     while left > 0 and not strategy.stop():
         heights = strategy.ask()
-        points = [corrected(start, space, np.asarray(found)) for found in heights]
+        points = [corrected(start, space, np.asarray(found)) for found in heights[:left]]
         scores = yield Batch(
             candidates=[space.candidate(point) for point in points],
-            keep=len(points) // 2,  # only these move the mean
+            keep=max(1, len(points) // 2),  # only these move the mean
             title=f"iteration {strategy.countiter + 1}",
         )
-        strategy.tell(heights, [score.loss for score in scores])
+        if len(points) == len(heights):  # else it was the last time
+            strategy.tell(heights, [score.loss for score in scores])
         for point, score in zip(points, scores, strict=True):
             if not score.pruned and score.loss < loss:
                 loss, best = score.loss, point

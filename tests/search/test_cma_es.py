@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from longrope_search.candidate import Candidate
 from longrope_search.cma_es import CmaSettings, cma_es, corrected
 from longrope_search.engine import Score
 from longrope_search.seeds import seeds
@@ -57,6 +58,31 @@ def test_the_same_seed_asks_the_same_and_another_asks_others() -> None:
     one, same, other = ([candidate.key for candidate in run(space_of(), seed=seed).candidates] for seed in (0, 0, 1))
     assert one == same
     assert set(one) & set(other) == set(one[:3])  # the closed forms
+
+
+@pytest.mark.parametrize("evaluations", [1, 3, 4, 14, 40, 160])
+def test_no_more_candidates_are_asked_for_than_the_settings_allow(evaluations: int) -> None:
+    course = run(space_of(), evaluations=evaluations)
+    assert len(course.candidates) == max(3, evaluations)  # the seeds at least
+    least = min(loss for losses in course.losses for loss in losses)
+    assert BOWL(space_of().candidate(course.found)).loss == least
+
+
+def test_random_numbers_that_others_draw_meanwhile_change_nothing_and_theirs_stay_as_they_were() -> None:
+    """A search that is resumed asks the same again, whatever the model drew while it was measured."""
+    settings = CmaSettings(evaluations=60)
+    space = space_of()
+    alone = drive(cma_es(space, seeds(space, SMOLLM), settings, 0), BOWL)
+    np.random.seed(7)
+    theirs: list[float] = []
+
+    def drawing(candidate: Candidate) -> Score:
+        theirs.append(np.random.random())
+        return BOWL(candidate)
+
+    beside = drive(cma_es(space, seeds(space, SMOLLM), settings, 0), drawing)
+    assert [candidate.key for candidate in beside.candidates] == [candidate.key for candidate in alone.candidates]
+    assert theirs == np.random.RandomState(7).random_sample(len(theirs)).tolist()
 
 
 def test_longrope2_keeps_the_critical_pair_of_its_best_seed_and_betters_it() -> None:
