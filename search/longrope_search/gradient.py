@@ -33,9 +33,13 @@ class GradientSettings:
 
 
 def gradient(space: Space, seeds: Sequence[Point], settings: GradientSettings, *, passages: int) -> Engine:
-    """Descend from the best of ``seeds``; ``passages`` are those the search has in all."""
+    """Descend from the best of ``seeds``; ``passages`` are those the search has in all.
+
+    Returns the best of the last point, the averages and the seed: steps see some of the passages only.
+    """
     scores = yield Batch(candidates=[space.candidate(point) for point in seeds], keep=1, title="seeds")
-    _, _, point = min(zip((score.loss for score in scores), range(len(seeds)), seeds, strict=True))
+    loss, _, seed = min(zip((score.loss for score in scores), range(len(seeds)), seeds, strict=True))
+    point = seed
     logs = np.append(np.log(point.factors[point.pivot :]), math.log(point.attention_factor))
     adam = _Adam(len(logs), settings)
     path: list[Vector] = []
@@ -59,7 +63,8 @@ def gradient(space: Space, seeds: Sequence[Point], settings: GradientSettings, *
         path.append(logs.copy())
     ends = [_at(space, point, np.mean(path[-last:], axis=0)) for last in _averages(settings.steps)]
     scores = yield Batch(candidates=[space.candidate(end) for end in ends], keep=1, title="last step and averages")
-    return min(zip((score.loss for score in scores), range(len(ends)), ends, strict=True))[2]
+    found = zip((score.loss for score in scores), range(1, 1 + len(ends)), ends, strict=True)
+    return min((loss, 0, seed), *found)[2]
 
 
 def _averages(steps: int) -> list[int]:

@@ -26,14 +26,29 @@ def test_a_convex_loss_is_brought_far_below_that_of_the_best_seed() -> None:
     assert [len(batch.candidates) for batch in course.batches] == [3] + 40 * [1] + [1]
 
 
-def test_a_descent_begins_with_the_best_seed_and_ends_with_what_it_returns() -> None:
+def test_a_descent_begins_with_the_best_seed_and_scores_its_last_point_on_all_passages() -> None:
     space = space_of()
     course = run(space)
     first = course.batches[0].candidates[int(np.argmin(course.losses[0]))]
     assert course.batches[1].candidates[0] == first
-    assert course.candidates[-1] == space.candidate(course.found)
+    assert course.candidates[-1] == space.candidate(course.found)  # the last is the best here
     assert course.batches[0].passages is course.batches[-1].passages is None  # both on all passages
     assert [batch.gradient for batch in course.batches] == [False] + 40 * [True] + [False]
+
+
+def test_a_descent_that_ends_above_its_seed_returns_the_seed() -> None:
+    """Steps see a few passages each, and what they lead to may be worse on all of them."""
+    space = space_of()
+    best = seeds(space, SMOLLM)[1]
+    bowl = Bowl(bottom=np.log(best.factors), attention=math.log(1.1))
+
+    def misled(candidate: Candidate) -> Score:
+        slopes = Gradient(log_factors=np.ones(32), log_attention_factor=0.0)
+        return Score(loss=bowl(candidate).loss, gradient=slopes)
+
+    course = drive(gradient(space, seeds(space, SMOLLM), GradientSettings(), passages=5), misled)
+    assert course.losses[-1][0] > 0.1
+    assert space.candidate(course.found) == space.candidate(best)
 
 
 @pytest.mark.parametrize("name", ["longrope", "longrope2"])
