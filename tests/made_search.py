@@ -10,6 +10,7 @@ import torch
 from longrope_search.bench import Moment
 from longrope_search.candidate import Candidate
 from longrope_search.footing import Footing
+from longrope_search.gradient import GradientSettings
 from longrope_search.passages import Passage
 from longrope_search.plan import Plan
 from longrope_search.request import Request
@@ -17,7 +18,7 @@ from longrope_search.result import Found, Row
 from longrope_search.scorer import BACKWARD
 from longrope_search.seeds import seeds
 from longrope_search.space import Point, Space
-from longrope_search.stage import Stage, settings_of, start_token_choices
+from longrope_search.stage import Stage, methods_of, start_token_choices
 from longrope_vllm.factors import own_tier
 from longrope_vllm.geometry import Geometry
 
@@ -32,7 +33,8 @@ _BUCKET = 512
 
 def made_plan(folder: Path, *, lengths: tuple[int, ...] = (16384,), model: str = "tiny", **asked: object) -> Plan:
     """A plan for ``lengths``, as it is after all checks."""
-    request = Request(model=str(folder / model), lengths=lengths, out=folder / "factors.json", **asked)  # type: ignore[arg-type]
+    stated = {"method": "evolution", **asked}
+    request = Request(model=str(folder / model), lengths=lengths, out=folder / "factors.json", **stated)  # type: ignore[arg-type]
     own = own_tier(GEOMETRY)
     stages = []
     for length in lengths:
@@ -46,7 +48,7 @@ def made_plan(folder: Path, *, lengths: tuple[int, ...] = (16384,), model: str =
                 geometry=GEOMETRY,
                 passages=[_passage(f"search {n}", length, request.objective) for n in range(request.samples)],
                 held_out=[_passage(f"held out {n}", length, request.objective) for n in range(request.held_out)],
-                settings=settings_of(request, length),
+                methods=methods_of(request, length),
                 seed=0,
                 start_tokens=choices,
                 finalists=request.finalists,
@@ -105,7 +107,7 @@ def _history(stage: Stage, losses: Sequence[float]) -> list[Moment]:
     cost = stage.space.length * len(stage.passages)
     moments = [Moment(token_forwards=cost * (n + 1), loss=loss, complete=True) for n, loss in enumerate(losses[:-2])]
     spent, start, end = moments[-1].token_forwards, min(losses[:-2]), losses[-2]
-    steps = 40 if type(stage.settings).__name__ == "GradientSettings" else 60
+    steps = 40 if isinstance(stage.methods[0], GradientSettings) else 60
     whole = steps == 60
     for step in range(steps):
         spent += cost if whole else stage.space.length * (1 + BACKWARD)

@@ -1,6 +1,6 @@
 """CMA-ES over a smooth correction of the best seed, through the package ``cma`` (Hansen, arXiv 1604.00772).
 
-The unknowns are the heights of 12 knots along the rotary pairs. Between them the logarithm of the factors is corrected
+The unknowns are the heights of 16 knots along the rotary pairs. Between them the logarithm of the factors is corrected
 linearly, and the result projected into the space: few unknowns, all of them about the shape of the whole curve.
 """
 
@@ -23,10 +23,10 @@ with warnings.catch_warnings():
 class CmaSettings:
     """Settings of one search."""
 
-    evaluations: int = 160
+    evaluations: int = 100
     """Candidates in all, seeds included."""
-    knots: int = 12
-    spread: float = 0.25
+    knots: int = 16
+    spread: float = 0.1
     """First standard deviation, in units of the logarithm of the largest factor."""
 
 

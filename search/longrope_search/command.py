@@ -140,7 +140,8 @@ def _search_options(prog: str, *, several: bool) -> argparse.ArgumentParser:
     add("--study", metavar="FILE|URL", default="", help="journal file, sqlite:///... or database (beside --out)")
     add("--name", default="", help="of this search, where the study holds several (that of --out)")
     how = options.add_argument_group("how")
-    _choice(how, "--method", METHODS, Request.method)
+    methods = f"{', '.join(METHODS)}, or several in a row as gradient+cma"
+    how.add_argument("--method", default=Request.method, help=f"{methods} ({Request.method})")
     _choice(how, "--objective", OBJECTIVES, Request.objective)
     _choice(how, "--space", SPACES, Request.space)
     add = how.add_argument

@@ -20,7 +20,7 @@ from longrope_search.space import Point, Space, Vector
 class GradientSettings:
     """Settings of one search."""
 
-    steps: int = 40
+    steps: int = 20
     rate: float = 0.05
     """First step of each logarithm."""
     passages: int = 1

@@ -13,7 +13,7 @@ from longrope_search.request import Request
 from longrope_search.result import Found, origin
 from longrope_search.scorer import Scorer
 from longrope_search.space import Space
-from longrope_search.stage import Stage, settings_of, start_token_choices
+from longrope_search.stage import Stage, methods_of, start_token_choices
 from longrope_vllm.errors import SearchError
 from longrope_vllm.evaluation.documents import Document, cut_documents
 from longrope_vllm.evaluation.encoder import Encoder
@@ -42,7 +42,7 @@ class Plan:
             length=request.lengths[-1],
             dtype=dtype_named(request.dtype),
             device=device_named(request.device),
-            gradient=request.method == "gradient",
+            gradient="gradient" in request.methods,
         )
 
     def scorer(self) -> Scorer:
@@ -84,7 +84,7 @@ def plan(request: Request) -> Plan:
                 geometry=standing.geometry,
                 passages=make(documents, length=length),
                 held_out=make(held_out, length=length),
-                settings=settings_of(request, length),
+                methods=methods_of(request, length),
                 seed=request.seed,
                 start_tokens=choices,
                 finalists=request.finalists,
@@ -142,7 +142,7 @@ def identity(plan: Plan, stage: Stage) -> dict[str, Any]:
         "length": space.length,
         "footing": [space.footing.max_length, *space.footing.factors],
         "space": [space.name, space.smallest, space.largest, space.step, space.attention_factor, list(space.pivots)],
-        "method": [request.method, *asdict(stage.settings).items()],
+        "methods": [[name, asdict(found)] for name, found in zip(request.methods, stage.methods, strict=True)],
         "objective": request.objective,
         "seed": request.seed,
         "pruning": request.pruning,

@@ -36,7 +36,8 @@ class Request:
     """Where measurements are kept; beside ``out`` when empty."""
     name: str = ""
     """Of the search in a storage that holds several; that of ``out`` when empty."""
-    method: Method = "evolution"
+    method: str = "gradient+cma"
+    """One of ``METHODS``, or several joined by ``+``, each of which begins with what the one before it found."""
     objective: Objective = "perplexity"
     space: SpaceName = "longrope"
     step: float = 1e-4
@@ -71,7 +72,8 @@ class Request:
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        _one_of("--method", self.method, METHODS)
+        for method in self.method.split("+"):
+            _one_of("--method", method, METHODS)
         _one_of("--objective", self.objective, OBJECTIVES)
         _one_of("--space", self.space, SPACES)
         if not self.lengths or self.lengths[0] < _SHORTEST:
@@ -95,14 +97,19 @@ class Request:
                 f"Expected --attention-factor {', '.join(ATTENTION_FACTORS)} or a number above 0, found "
                 f"{self.attention_factor!r}."
             )
-        if self.attention_factor == "search" and self.method != "gradient":
-            raise SearchError("Expected --attention-factor search with --method gradient only, found another method.")
+        if self.attention_factor == "search" and "gradient" not in self.methods:
+            raise SearchError(f"Expected gradient as a method for --attention-factor search, found {self.method}.")
         if self.kind == "short" and self.space != "longrope":
             raise SearchError("Expected --space longrope for short lengths: longrope2 is about longer ones.")
         if self.out.is_dir() or not self.out.absolute().parent.is_dir():
             raise SearchError(f"Expected a file in a folder that exists for --out, found {self.out}.")
         if self.footing is not None and not self.footing.is_file():
             raise SearchError(f"Expected factors for --from, found no file at {self.footing}.")
+
+    @property
+    def methods(self) -> tuple[Method, ...]:
+        """Those of ``method``."""
+        return tuple(known for found in self.method.split("+") for known in METHODS if known == found)
 
     @property
     def storage(self) -> str:

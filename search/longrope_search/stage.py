@@ -1,6 +1,6 @@
 """The search of one length: from the seeds to the candidates that are scored again on held-out documents."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +13,7 @@ from longrope_search.engine import Batch, Engine
 from longrope_search.evolution import EvolutionSettings, evolution
 from longrope_search.gradient import GradientSettings, gradient
 from longrope_search.passages import Passage
-from longrope_search.request import Request
+from longrope_search.request import Method, Request
 from longrope_search.scorer import BACKWARD
 from longrope_search.space import Point, Space
 from longrope_search.start_tokens import START_TOKENS, start_tokens
@@ -35,38 +35,40 @@ class Stage:
     geometry: Geometry
     passages: Sequence[Passage]
     held_out: Sequence[Passage]
-    settings: Settings
+    methods: tuple[Settings, ...]
+    """One after the other: each begins with what the one before it found."""
     seed: int
     start_tokens: tuple[int, ...]
     """Numbers that the best point is tried with at the end, if any."""
     finalists: int
 
     def engine(self, seeds: Sequence[Point]) -> Engine:
-        """The method, and after it the number of start tokens."""
-        point = yield from self._method(seeds)
+        """The methods, and after them the number of start tokens."""
+        for settings in self.methods:
+            point = yield from self._method(settings, seeds)
+            seeds = [point]
         if self.start_tokens:
             yield from start_tokens(self.space, point, self.start_tokens)
         return point
 
-    def _method(self, seeds: Sequence[Point]) -> Engine:
-        match self.settings:
+    def _method(self, settings: Settings, seeds: Sequence[Point]) -> Engine:
+        match settings:
             case EvolutionSettings():
-                return evolution(self.space, seeds, self.settings, np.random.default_rng(self.seed))
+                return evolution(self.space, seeds, settings, np.random.default_rng(self.seed))
             case CmaSettings():
-                return cma_es(self.space, seeds, self.settings, self.seed)
+                return cma_es(self.space, seeds, settings, self.seed)
             case GradientSettings():
-                return gradient(self.space, seeds, self.settings, passages=len(self.passages))
+                return gradient(self.space, seeds, settings, passages=len(self.passages))
 
     def planned(self, seeds: int) -> int:
         """Token-forwards at most, held-out documents included."""
-        match self.settings:
-            case EvolutionSettings():
-                passes = self.settings.evaluations * len(self.passages)
-            case CmaSettings():
-                passes = self.settings.evaluations * len(self.passages)
-            case GradientSettings():
-                turns = self.settings.steps * min(self.settings.passages, len(self.passages))
-                passes = (seeds + 3) * len(self.passages) + turns * (1 + BACKWARD)
+        passes = 0
+        for settings in self.methods:
+            if isinstance(settings, GradientSettings):
+                turns = settings.steps * min(settings.passages, len(self.passages))
+                passes += (seeds + 3) * len(self.passages) + turns * (1 + BACKWARD)
+            else:
+                passes += settings.evaluations * len(self.passages)
         passes += len(self.start_tokens) * len(self.passages)
         passes += (self.finalists + len(COMPARED)) * len(self.held_out)
         return passes * self.space.length
@@ -92,23 +94,23 @@ def baseline(name: str, footing: Tier, geometry: Geometry, scale: float) -> Cand
     return Candidate(factors=tuple(factors), attention_factor=magnitude, origin=name)
 
 
-def settings_of(request: Request, length: int) -> Settings:
-    """The method's settings with what the user changed."""
-    stated: Mapping[str, Any]
-    match request.method:
+def methods_of(request: Request, length: int) -> tuple[Settings, ...]:
+    """Settings of the methods in their order, with what the user changed."""
+    return tuple(_settings(method, request, length) for method in request.methods)
+
+
+def _settings(method: Method, request: Request, length: int) -> Settings:
+    match method:
         case "evolution":
             return EvolutionSettings.for_length(
                 length, population=request.population, iterations=request.iterations, patience=request.patience
             )
         case "cma":
-            stated = {"evaluations": request.evaluations}
-            return CmaSettings(**{name: value for name, value in stated.items() if value is not None})
+            return CmaSettings() if request.evaluations is None else CmaSettings(evaluations=request.evaluations)
         case "gradient":
-            stated = {"steps": request.steps}
-            return GradientSettings(
-                learn_attention_factor=request.attention_factor == "search",
-                **{name: value for name, value in stated.items() if value is not None},
-            )
+            learn = request.attention_factor == "search"
+            steps = GradientSettings.steps if request.steps is None else request.steps
+            return GradientSettings(steps=steps, learn_attention_factor=learn)
 
 
 def start_token_choices(request: Request) -> tuple[int, tuple[int, ...]]:

@@ -14,7 +14,9 @@ BOWL = Bowl(bottom=np.log(np.linspace(1.0, 3.6, 32)))
 
 
 def run(space: Space, *, seed: int = 0, bowl: Bowl = BOWL, **settings: float) -> Course:
-    return drive(cma_es(space, seeds(space, SMOLLM), CmaSettings(**settings), seed), bowl)
+    return drive(
+        cma_es(space, seeds(space, SMOLLM), CmaSettings(**{"evaluations": 160, "knots": 12, **settings}), seed), bowl
+    )
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])

@@ -16,7 +16,8 @@ BOWL = Bowl(bottom=np.log(np.linspace(1.0, 3.6, 32)), attention=math.log(1.1))
 
 
 def run(space: Space, *, bowl: Bowl = BOWL, in_all: int = 5, **settings: float) -> Course:
-    return drive(gradient(space, seeds(space, SMOLLM), GradientSettings(**settings), passages=in_all), bowl)
+    asked = GradientSettings(**{"steps": 40, **settings})
+    return drive(gradient(space, seeds(space, SMOLLM), asked, passages=in_all), bowl)
 
 
 def test_a_convex_loss_is_brought_far_below_that_of_the_best_seed() -> None:
@@ -46,7 +47,7 @@ def test_a_descent_that_ends_above_its_seed_returns_the_seed() -> None:
         slopes = Gradient(log_factors=np.ones(32), log_attention_factor=0.0)
         return Score(loss=bowl(candidate).loss, gradient=slopes)
 
-    course = drive(gradient(space, seeds(space, SMOLLM), GradientSettings(), passages=5), misled)
+    course = drive(gradient(space, seeds(space, SMOLLM), GradientSettings(steps=40), passages=5), misled)
     assert course.losses[-1][0] > 0.1
     assert space.candidate(course.found) == space.candidate(best)
 
@@ -95,7 +96,7 @@ def test_longrope2_learns_its_critical_factor_from_the_pairs_below_it() -> None:
     space = space_of("longrope2")
     best = space.projected(Point(factors=np.full(32, 6.0), pivot=20))
     below = Bowl(bottom=np.log(best.factors), weights=(np.arange(32) < 20).astype(float))
-    course = drive(gradient(space, seeds(space, SMOLLM)[-1:], GradientSettings(), passages=5), below)
+    course = drive(gradient(space, seeds(space, SMOLLM)[-1:], GradientSettings(steps=40), passages=5), below)
     assert course.candidates[0].factors[20] == 4.0
     assert course.found.factors[20] > 4.3  # those above have no slope and hold it back
     assert course.losses[-1][0] < 0.85 * course.losses[0][0]

@@ -50,7 +50,7 @@ def refused(capsys: pytest.CaptureFixture[str], *words: object) -> str:
         (("--target", "512", "--attention-factor", "-1"), "Expected --attention-factor longrope, yarn, search or"),
         (
             ("--target", "512", "--attention-factor", "search", "--method", "cma"),
-            "Expected --attention-factor search with --method gradient only",
+            "Expected gradient as a method for --attention-factor search",
         ),
         (("--target", "512", "--dtype", "int8"), "Expected --dtype bfloat16, float16 or float32, found 'int8'"),
         (("--target", "512", "--from", "none.json"), "Expected factors for --from, found no file at none.json"),

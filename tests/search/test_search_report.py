@@ -146,7 +146,7 @@ def test_the_page_says_how_the_search_was_made(tmp_path: Path) -> None:
     assert (
         "tiny, trained window 2k; factors for 16k and 64k tokens by cma, objective perplexity, space longrope" in text
     )
-    assert "method cma (evaluations 160, knots 12, spread 0.25)" in text
+    assert "method cma (evaluations 100, knots 16, spread 0.1)" in text
     assert "16k: longrope, factors 1 to 10 in steps of 0.0001; 64k: longrope, factors 1 to 40 in steps of" in text
     assert "seed 7" in text
     assert COMMAND in text

@@ -5,7 +5,7 @@ from dataclasses import asdict
 
 from longrope_search.plan import Plan
 from longrope_search.report.wording import as_factor
-from longrope_search.stage import Stage
+from longrope_search.stage import Settings, Stage
 from longrope_search.storage import without_password
 from longrope_vllm.evaluation.provenance import machine, versions
 from longrope_vllm.evaluation.report.rendering import Document
@@ -64,7 +64,11 @@ def _by_length(plan: Plan, text: Callable[[Stage], str]) -> str:
 
 
 def _settings(stage: Stage) -> str:
-    stated = asdict(stage.settings).items()
+    return "; ".join(_of_method(found) for found in stage.methods)
+
+
+def _of_method(settings: Settings) -> str:
+    stated = asdict(settings).items()
     return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in stated if value is not None)
 
 
