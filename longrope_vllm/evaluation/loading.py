@@ -28,7 +28,9 @@ class LoadedModel:
                 self.folder, dtype=self.dtype, attn_implementation=self._attention
             )
         except (OSError, ValueError) as error:
-            raise EvaluationError(f"Expected a causal language model in {self.folder}, found: {error}") from None
+            raise EvaluationError(
+                f"Expected a causal language model in {self.folder}, found: {_first_line(error)}"
+            ) from None
         return model.eval().to(self.device)
 
     @property
@@ -44,7 +46,7 @@ def tokenizer_at(place: str) -> Any:
     try:
         return transformers.AutoTokenizer.from_pretrained(place)
     except (OSError, ValueError) as error:
-        raise EvaluationError(f"Expected a tokenizer in {place}, found: {error}") from None
+        raise EvaluationError(f"Expected a tokenizer in {place}, found: {_first_line(error)}") from None
 
 
 def dtype_named(name: str) -> torch.dtype:
@@ -66,3 +68,8 @@ def device_named(name: str) -> torch.device:
     if device.type == "cuda" and not (torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()):
         raise EvaluationError(f"Expected a CUDA device for --device {name}, found none: leave it out, or name another.")
     return device
+
+
+def _first_line(error: Exception) -> str:
+    """What transformers says of it; the rest is advice about its hub."""
+    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -37,7 +37,7 @@ def cma_es(space: Space, seeds: Sequence[Point], settings: CmaSettings, seed: in
     start = best
     width = max(np.log(space.largest), 0.1)
     strategy = cma.CMAEvolutionStrategy(
-        np.zeros(settings.knots),
+        np.zeros(min(settings.knots, space.pairs - best.pivot)),
         settings.spread * width,
         {"randn": np.random.RandomState(seed).randn, "seed": math.nan, "verbose": -9},
     )

@@ -78,9 +78,10 @@ def available(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     found = [_kilobytes(line) for line in Path("/proc/meminfo").read_text().splitlines() if "MemAvailable" in line]
-    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    limit, used, stat = (Path("/sys/fs/cgroup") / f"memory.{name}" for name in ("max", "current", "stat"))
     if limit.is_file() and used.is_file() and limit.read_text().strip().isdecimal():
-        found.append(int(limit.read_text()) - int(used.read_text()))
+        cached = [int(line.split()[1]) for line in stat.read_text().splitlines() if line.startswith("inactive_file ")]
+        found.append(int(limit.read_text()) - int(used.read_text()) + sum(cached))  # files read give way to others
     return min(found)
 
 

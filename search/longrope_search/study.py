@@ -43,7 +43,7 @@ class Study:
         self._storage = storage
         self._id = study_id
         self._worker = worker
-        self._trials: dict[str, FrozenTrial] = {}  # of each candidate the one that was made first
+        self._trials: dict[str, list[FrozenTrial]] = {}  # of each candidate, in the order they were made
         self._read = 0
         self._claims: dict[tuple[str, int, str], float] = {}  # when this process first saw each
 
@@ -90,30 +90,21 @@ class Study:
 
     def refresh(self) -> None:
         """Read what others have written since."""
+        trials: dict[str, list[FrozenTrial]] = {}
         for trial in self._storage.get_all_trials(self._id, deepcopy=False):
             key = trial.user_attrs.get(_KEY)
             if key is None:
                 continue
-            known = self._trials.get(key)
-            if known is None or known.number >= trial.number:
-                self._trials[key] = trial
+            trials.setdefault(key, []).append(trial)
+        self._trials = trials
 
     def measured(self, candidate: Candidate, passage: int, *, gradient: bool = False) -> Measured | None:
         """What is known of ``candidate`` on passage ``passage``, or None."""
-        trial = self._trials.get(_key(candidate, gradient))
-        stated = trial.user_attrs.get(f"passage {passage}") if trial is not None else None
-        if trial is None or stated is None or passage not in trial.intermediate_values:
-            return None
-        slope = stated.get("gradient")
-        return Measured(
-            loss=trial.intermediate_values[passage],
-            seconds=stated["seconds"],
-            gradient=None
-            if slope is None
-            else Gradient(log_factors=np.asarray(slope["log_factors"]), log_attention_factor=slope["log_attention"]),
-            curve=tuple(stated.get("curve", ())),
-            last=stated.get("last", 0.0),
-        )
+        for trial in self._trials.get(_key(candidate, gradient), ()):
+            stated = trial.user_attrs.get(f"passage {passage}")
+            if stated is not None and passage in trial.intermediate_values:
+                return _measured(trial.intermediate_values[passage], stated)
+        return None
 
     def write(self, candidate: Candidate, passage: int, measured: Measured) -> None:
         """Keep a measurement; it is on disk when this returns. Raises ``OSError`` and ``SearchError``."""
@@ -135,45 +126,67 @@ class Study:
         trial_id = self._trial_id(candidate, gradient)
         try:
             self._storage.set_trial_user_attr(trial_id, f"claim {passage}", self._worker)
-        except UpdateFinishedTrialError:
+        except UpdateFinishedTrialError:  # a moment ago; the next try makes another trial, if it is still needed
+            self.refresh()
             return False
         self.refresh()
-        return self._trials[_key(candidate, gradient)].user_attrs.get(f"claim {passage}") == self._worker
+        return self._holder(_key(candidate, gradient), passage) == self._worker
 
     def claimed_for(self, candidate: Candidate, passage: int, *, gradient: bool = False) -> float | None:
         """Seconds since this process first saw that another claims it, by its own clock; None when nobody does."""
         key = _key(candidate, gradient)
-        trial = self._trials.get(key)
-        holder = trial.user_attrs.get(f"claim {passage}") if trial is not None else None
+        holder = self._holder(key, passage)
         if holder is None or holder == self._worker:
             return None
         return monotonic() - self._claims.setdefault((key, passage, holder), monotonic())
 
     def finish(self, candidate: Candidate, loss: float, *, complete: bool, gradient: bool = False) -> None:
         """Close the trial of ``candidate``, for whoever looks at the study with Optuna's tools."""
-        trial = self._trials[_key(candidate, gradient)]
-        if trial.state.is_finished():
-            return
         state = TrialState.COMPLETE if complete else TrialState.PRUNED
-        with suppress(UpdateFinishedTrialError):
-            self._storage.set_trial_state_values(trial._trial_id, state, [loss])
+        for trial in self._trials[_key(candidate, gradient)]:
+            if not trial.state.is_finished():
+                with suppress(UpdateFinishedTrialError):
+                    self._storage.set_trial_state_values(trial._trial_id, state, [loss])
 
     @property
     def seconds(self) -> list[float]:
         """Of every measurement that is known."""
         return [
             stated["seconds"]
-            for trial in self._trials.values()
+            for trials in self._trials.values()
+            for trial in trials
             for name, stated in trial.user_attrs.items()
             if name.startswith("passage ")
         ]
 
     def _trial_id(self, candidate: Candidate, gradient: bool) -> int:
+        """The first trial that takes something in; a new one when there is none, as for one that was pruned before."""
         key = _key(candidate, gradient)
-        if key not in self._trials:
-            self._storage.create_new_trial(self._id, _trial(candidate, key))
-            self.refresh()
-        return self._trials[key]._trial_id
+        for trial in self._trials.get(key, ()):
+            if not trial.state.is_finished():
+                return trial._trial_id
+        self._storage.create_new_trial(self._id, _trial(candidate, key))
+        self.refresh()
+        return next(trial._trial_id for trial in self._trials[key] if not trial.state.is_finished())
+
+    def _holder(self, key: str, passage: int) -> str | None:
+        """Who claims a pass, of trials that are not finished."""
+        trials = [trial for trial in self._trials.get(key, ()) if not trial.state.is_finished()]
+        return trials[0].user_attrs.get(f"claim {passage}") if trials else None
+
+
+def _measured(loss: float, stated: Mapping[str, Any]) -> Measured:
+    slope = stated.get("gradient")
+    gradient = slope and Gradient(
+        log_factors=np.asarray(slope["log_factors"]), log_attention_factor=slope["log_attention"]
+    )
+    return Measured(
+        loss=loss,
+        seconds=stated["seconds"],
+        gradient=gradient,
+        curve=tuple(stated.get("curve", ())),
+        last=stated.get("last", 0.0),
+    )
 
 
 def _key(candidate: Candidate, gradient: bool) -> str:

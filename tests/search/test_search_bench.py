@@ -100,7 +100,7 @@ def test_a_search_that_is_broken_off_ends_like_an_unbroken_one(tmp_path: Path, a
 
 def test_two_workers_share_the_passes_and_come_to_the_same(tmp_path: Path) -> None:
     alone, bench = searched(tmp_path / "alone.log", Formula())
-    formulas = [Formula(seconds=0.01), Formula(seconds=0.01)]
+    formulas = [Formula(seconds=0.1), Formula(seconds=0.1)]
     found: dict[int, tuple[Point, Bench]] = {}
 
     def work(number: int) -> None:
@@ -116,8 +116,8 @@ def test_two_workers_share_the_passes_and_come_to_the_same(tmp_path: Path) -> No
         assert found[number][1].history == bench.history
     made = [len(formula.passes) for formula in formulas]
     wanted = len({task for formula in formulas for task in formula.passes})
-    assert min(made) > wanted / 4  # both have worked
-    assert sum(made) < 1.2 * wanted  # and seldom on the same
+    assert min(made) > wanted / 8  # both have worked
+    assert sum(made) < 1.3 * wanted  # and seldom on the same
 
 
 def test_what_a_dead_worker_claimed_is_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,7 +146,7 @@ def test_steps_of_gradient_descent_are_kept_with_their_gradients(tmp_path: Path)
     assert again.factors.tolist() == point.factors.tolist()
     assert second.passes == []
     assert sum(with_gradient for _, _, with_gradient in first.passes) == 7
-    assert bench.token_forwards == 16 * (4 * 5 + 7 * 4)  # seeds and the last step; a step costs four passes
+    assert bench.token_forwards == 16 * (3 * 5 + 7 * 4 + 3 * 5)  # seeds, steps at four passes each, and three ends
 
 
 def test_a_reader_stops_at_what_is_missing_and_claims_nothing(tmp_path: Path) -> None:
@@ -183,3 +183,14 @@ def test_a_batch_is_told_from_its_beginning_to_its_scores(tmp_path: Path) -> Non
 
     assert heard(away(0.1)) == ["began seeds", "measured here", "measured here", "scored"]
     assert heard(away(0.1)) == ["began seeds", "known", "known", "scored"]
+
+
+def test_one_that_was_pruned_can_be_scored_on_all_passages_later(tmp_path: Path) -> None:
+    formula = Formula()
+    bench = bench_at(tmp_path / "s.log", formula)
+    best, worse = away(0.0, 1.0)
+    assert bench.scores(Batch(candidates=[best, worse], keep=1))[1].pruned
+    (score,) = bench.scores(Batch(candidates=[worse], keep=1))
+    assert not score.pruned
+    assert score.loss == pytest.approx(np.mean([formula.loss(worse, passage) for passage in passages()]))
+    assert len(formula.passes) == 10

@@ -30,9 +30,10 @@ def refused(capsys: pytest.CaptureFixture[str], *words: object) -> str:
     """The one sentence of a command that is refused."""
     assert main(["search", *map(str, words)]) == EXIT_CODE
     said = capsys.readouterr().err.strip()
-    assert said.startswith("longrope search: ")
-    assert "\n" not in said
-    return said
+    assert "Traceback" not in said
+    last = said.splitlines()[-1]  # weights may have been loaded before, with a bar of transformers' own
+    assert last.startswith("longrope search: ")
+    return last
 
 
 @pytest.mark.parametrize(
