@@ -6,6 +6,7 @@ The three share no module. Random weights (``tiny_models``) tell rotations apart
 """
 
 import sysconfig
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -90,13 +91,18 @@ def _modules() -> list[str]:
 
 def _excerpts(share: int, path: Path) -> Path:
     """``EXCERPTS`` pieces of ``LONGEST`` characters to ``path``: from each module of a share one, then another one."""
-    modules = _modules()[share::_EVERY]
+    learned, modules = training_text(), _modules()[share::_EVERY]
     rounds = range(LONGEST, max(map(len, modules)), LONGEST)  # past the first piece: beginnings are much alike
-    pieces = [text[begin : begin + LONGEST] for begin in rounds for text in modules]
-    whole = [piece for piece in pieces if len(piece) == LONGEST]
-    assert len(whole) >= EXCERPTS
-    path.write_text("".join(whole[:EXCERPTS]), encoding="ascii", newline="")
+    pieces = (text[begin : begin + LONGEST] for begin in rounds for text in modules)
+    unseen = (piece for piece in pieces if len(piece) == LONGEST and not _was_seen(piece, learned))
+    path.write_text("".join(islice(unseen, EXCERPTS)), encoding="ascii", newline="")
     return path
+
+
+def _was_seen(piece: str, learned: str) -> bool:
+    """Whether a whole window of ``piece`` stands in ``learned``: some modules carry code of others, word for word."""
+    windows = range(0, len(piece), TRAINED_WINDOW)
+    return any(piece[begin : begin + TRAINED_WINDOW] in learned for begin in windows)
 
 
 def _train(model: nn.Module, tokens: Tensor, draw: torch.Generator) -> None:

@@ -137,16 +137,16 @@ def test_what_a_dead_worker_claimed_is_taken_over(tmp_path: Path, monkeypatch: p
 
 def test_steps_of_gradient_descent_are_kept_with_their_gradients(tmp_path: Path) -> None:
     def descended(formula: Formula) -> tuple[Point, Bench]:
-        bench = bench_at(tmp_path / "s.log", formula)
-        engine = gradient(SPACE, seeds(SPACE, GEOMETRY), GradientSettings(steps=7), passages=5)
+        bench = bench_at(tmp_path / "s.log", formula, pruning=False)
+        engine = gradient(SPACE, seeds(SPACE, GEOMETRY), GradientSettings(steps=8), passages=5)
         return run_engine(engine, bench), bench
 
     first, second = Formula(), Formula()
     (point, bench), (again, _) = descended(first), descended(second)
     assert again.factors.tolist() == point.factors.tolist()
     assert second.passes == []
-    assert sum(with_gradient for _, _, with_gradient in first.passes) == 7
-    assert bench.token_forwards == 16 * (3 * 5 + 7 * 4 + 3 * 5)  # seeds, steps at four passes each, and three ends
+    assert sum(with_gradient for _, _, with_gradient in first.passes) == 8
+    assert bench.token_forwards == 16 * (3 * 5 + 8 * 4 + 3 * 5)  # seeds, steps at four passes each, and three ends
 
 
 def test_a_reader_stops_at_what_is_missing_and_claims_nothing(tmp_path: Path) -> None:

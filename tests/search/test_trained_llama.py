@@ -1,5 +1,6 @@
 """The trained model is fit to prove a search on: past its window it breaks, and a stretched rope mends part of that."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ def test_the_texts_are_whole_documents_and_share_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", [search_text, held_out_text])
-def test_no_document_was_trained_on(text: Any, tmp_path: Path) -> None:
+def test_no_document_was_trained_on(text: Callable[[Path], Path], tmp_path: Path) -> None:
     learned = training_text()
     found = text(tmp_path).read_text(encoding="ascii")
     assert not [first for first in range(0, len(found), LONGEST) if found[first : first + LONGEST] in learned]
