@@ -10,10 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from trained_llama import TRAINED_WINDOW, held_out_text, search_text
 
 from longrope_vllm import read_factors
 from longrope_vllm.cli.main import main
+from trained_llama import TRAINED_WINDOW, held_out_text, search_text
 
 Search = Callable[..., dict[str, object]]
 
@@ -60,20 +60,20 @@ def test_every_method_beats_pi_ntk_and_yarn_on_documents_it_has_not_seen(
     assert (tmp_path / "factors.html").stat().st_size > 10_000
 
 
-def run_apart(arguments: list[str], folder: Path) -> "subprocess.Popen[str]":
-    """``longrope`` in a process of its own."""
+def run_apart(arguments: list[str], folder: Path) -> "subprocess.Popen[bytes]":
+    """``longrope`` in a process of its own, which says what it says in ``said.txt``."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-m", "longrope_vllm.cli.main", *arguments],
-        cwd=folder,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    with (folder / "said.txt").open("ab") as said:
+        return subprocess.Popen(
+            [sys.executable, "-m", "longrope_vllm.cli.main", *arguments],
+            cwd=folder,
+            env=environment,
+            stdout=said,
+            stderr=subprocess.STDOUT,
+        )
 
 
-def kill_after(process: "subprocess.Popen[str]", study: Path, *, lines: int) -> None:
+def kill_after(process: "subprocess.Popen[bytes]", study: Path, *, lines: int) -> None:
     """SIGKILL when the study has grown to so many lines."""
     deadline = time.monotonic() + 120
     while process.poll() is None and time.monotonic() < deadline:
@@ -121,8 +121,7 @@ def test_two_workers_killed_at_random_leave_the_same_result(trained: Path, tmp_p
     kill_after(helper, study, lines=60)
     last = run_apart(arguments, folders[1])
     kill_after(other, study, lines=140)
-    said, _ = last.communicate(timeout=300)
-    assert last.returncode == 0, said
+    assert last.wait(300) == 0, (folders[1] / "said.txt").read_text()
     assert (folders[1] / "factors.json").read_bytes() == (folders[0] / "factors.json").read_bytes()
 
 
