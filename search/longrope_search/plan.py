@@ -138,7 +138,7 @@ def identity(plan: Plan, stage: Stage) -> dict[str, Any]:
     """All that decides the result of a stage; a study of another is refused."""
     request, space = plan.request, stage.space
     return {
-        "model": plan.revision,
+        "model": plan.revision.rpartition(" ")[2],  # without its name: workers may have it in other folders
         "length": space.length,
         "footing": [space.footing.max_length, *space.footing.factors],
         "space": [space.name, space.smallest, space.largest, space.step, space.attention_factor, list(space.pivots)],

@@ -19,7 +19,7 @@ _BETWEEN = 30.0  # seconds between two lines, where nobody watches a bar
 
 
 class Watch(Watched):
-    """The best so far, evaluations per minute, and the time that is left."""
+    """The best so far, evaluations a second, and the time that is left."""
 
     def __init__(self, console: Console) -> None:
         columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[at]}"))
@@ -39,7 +39,7 @@ class Watch(Watched):
         self._name, self._planned = format_length(stage.space.length), planned
         self._length = stage.space.length
         self._known = self._here = 0  # token-forwards: all, and those of this process
-        self._passes = 0  # made here
+        self._measured: set[str] = set()  # candidates that were measured here
         self._evaluations = 0
         self._best: tuple[float, str] | None = None
         self._began = self._spoke = monotonic()
@@ -57,7 +57,8 @@ class Watch(Watched):
         cost = self._length * (1 + BACKWARD * task.gradient)
         self._known += cost
         self._here += cost * here
-        self._passes += here
+        if here:
+            self._measured.add(task.candidate.key)
         self._show()
 
     def scored(self, candidate: Candidate, score: Score, *, complete: bool) -> None:
@@ -81,7 +82,7 @@ class Watch(Watched):
         if self._best is not None:
             parts.insert(0, f"best perplexity {math.exp(self._best[0]):.4g} ({self._best[1]})")
         if self._here:
-            parts.append(f"{self._passes / elapsed * 60:.3g} passes/min")
+            parts.append(f"{len(self._measured) / elapsed:.2g}/s")
             left = (self._planned - self._known) * elapsed / self._here
             parts.append(f"at most {_time(left)} left")
         return ", ".join(parts)
