@@ -110,7 +110,8 @@ class Scorer:
         model = self.model.module
         for weight in model.parameters():
             weight.requires_grad_(False)
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)  # from 5.20 on
+        enable({"use_reentrant": False})
         layer_type = require("transformers.modeling_layers", "search").GradientCheckpointingLayer
         for layer in model.modules():
             if isinstance(layer, layer_type):
