@@ -110,7 +110,7 @@ class Scorer:
         model = self.model.module
         for weight in model.parameters():
             weight.requires_grad_(False)
-        enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)  # from 5.20 on
+        enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)  # its newer name
         enable({"use_reentrant": False})
         layer_type = require("transformers.modeling_layers", "search").GradientCheckpointingLayer
         for layer in model.modules():
