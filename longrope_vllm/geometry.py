@@ -60,7 +60,7 @@ class Geometry:
         text = text_config(config)
         rope = rope_parameters(text)
         head_size, rotary_dim = _head_and_rotary_dim(text, rope)
-        max_positions = _positive_int(text, "max_position_embeddings")
+        max_positions = positive_int(text, "max_position_embeddings")
         return cls(
             head_size=head_size,
             rotary_dim=rotary_dim,
@@ -131,7 +131,8 @@ def rope_type(rope: Config) -> str:
     return _TYPE_NAMES.get(name, name)
 
 
-def _positive_int(config: Config, field: str) -> int:
+def positive_int(config: Config, field: str) -> int:
+    """The whole number above 0 that ``config`` must state as ``field``. Raises ``CheckpointError``."""
     value = config.get(field)
     if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
         raise CheckpointError(f"Expected a positive whole number as {field} in config.json, found {value!r}.")
@@ -148,12 +149,12 @@ def positive_number(field: str, *blocks: Config, default: float, above: float = 
 
 def _head_and_rotary_dim(config: Config, rope: Config) -> tuple[int, int]:
     if config.get("qk_rope_head_dim"):  # latent attention (MiniCPM3, DeepSeek): a head part of its own is rotated
-        rotary = _positive_int(config, "qk_rope_head_dim")
+        rotary = positive_int(config, "qk_rope_head_dim")
         return rotary, _even_up_to(rotary, rotary)
     if config.get("head_dim"):
-        head_size = _positive_int(config, "head_dim")
+        head_size = positive_int(config, "head_dim")
     else:
-        head_size = _positive_int(config, "hidden_size") // _positive_int(config, "num_attention_heads")
+        head_size = positive_int(config, "hidden_size") // positive_int(config, "num_attention_heads")
     partial = positive_number("partial_rotary_factor", rope, config, default=1.0)
     return head_size, _even_up_to(head_size, int(head_size * partial))
 
@@ -169,7 +170,7 @@ def _even_up_to(head_size: int, rotary_dim: int) -> int:
 
 def _trained_window(config: Config, rope: Config, max_positions: int) -> int:
     stated = {
-        place: _positive_int(block, "original_max_position_embeddings")
+        place: positive_int(block, "original_max_position_embeddings")
         for place, block in (("the config", config), ("its rope block", rope))
         if block.get("original_max_position_embeddings") is not None
     }

@@ -31,13 +31,31 @@ class LoadedModel:
             raise EvaluationError(
                 f"Expected a causal language model in {self.folder}, found: {_first_line(error)}"
             ) from None
-        return model.eval().to(self.device)
+        model = model.eval().to(self.device)
+        _check_head(model)
+        return model
 
     @property
     def _attention(self) -> str | None:
         """flash-attn where it is installed and can be used; what transformers takes by itself, SDPA, elsewhere."""
         usable = self.device.type == "cuda" and self.dtype != torch.float32 and find_spec("flash_attn") is not None
         return "flash_attention_2" if usable else None
+
+
+def _check_head(model: Any) -> None:
+    """Raise ``EvaluationError`` unless logits are what the lm head makes of the last hidden state.
+
+    Losses are taken that way, chunk by chunk; Granite, Cohere and Gemma 2 scale or cap their logits besides.
+    """
+    tokens = torch.arange(16, device=model.device)[None]
+    with torch.inference_mode():
+        expected = model(tokens, use_cache=False).logits.float()
+        found = model.lm_head(model.base_model(tokens, use_cache=False).last_hidden_state).float()
+    if not torch.allclose(found, expected, rtol=0.02, atol=0.02 * float(expected.abs().max())):
+        raise EvaluationError(
+            f"Expected a model whose logits come from its lm head as they are, found others in {type(model).__name__}: "
+            "models that scale or cap their logits are not supported yet."
+        )
 
 
 def tokenizer_at(place: str) -> Any:

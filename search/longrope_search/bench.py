@@ -129,17 +129,21 @@ class Bench:
         loss = float(np.average([found.loss for found in measured], weights=weights))
         slopes = [found.gradient for found in measured if found.gradient is not None]
         score = Score(loss=loss, gradient=_mean_gradient(slopes, weights) if slopes else None)
-        self._study.finish(candidate, loss, complete=False, gradient=gradient)
+        self._finish(candidate, loss, complete=False, gradient=gradient)
         return self._scored(candidate, score, complete=False)
 
     def _complete(self, candidate: Candidate, loss: float) -> Score:
         self.complete[candidate] = loss
-        self._study.finish(candidate, loss, complete=True)
+        self._finish(candidate, loss, complete=True)
         return self._scored(candidate, Score(loss=loss), complete=True)
 
     def _pruned(self, candidate: Candidate, estimate: float) -> Score:
-        self._study.finish(candidate, estimate, complete=False)
+        self._finish(candidate, estimate, complete=False)
         return self._scored(candidate, Score(loss=estimate, pruned=True), complete=False)
+
+    def _finish(self, candidate: Candidate, loss: float, *, complete: bool, gradient: bool = False) -> None:
+        if self._measure is not None:  # who only reads changes nothing
+            self._study.finish(candidate, loss, complete=complete, gradient=gradient)
 
     def _scored(self, candidate: Candidate, score: Score, *, complete: bool) -> Score:
         self.evaluations += 1
@@ -197,14 +201,14 @@ class Bench:
     def _measure_here(self, task: Task) -> None:
         assert self._measure is not None
         found = self._measure(task.candidate, self._passages[task.passage], gradient=task.gradient)
-        self._study.write(task.candidate, task.passage, found)
+        found = self._study.write(task.candidate, task.passage, found)
         self._note(task, found, here=True)
 
     def _note(self, task: Task, found: Measured, *, here: bool) -> None:
         if task not in self._tasks:
             self._tasks.add(task)
             self._spent += len(self._passages[task.passage].tokens) * (1 + BACKWARD * task.gradient)
-        self._told.measured(task, found, here=here)
+            self._told.measured(task, found, here=here)
 
 
 def _task(candidate: Candidate, passage: int, *, gradient: bool = False) -> Task:

@@ -48,19 +48,18 @@ def run(parser: argparse.ArgumentParser, arguments: Arguments) -> int:
 
 
 def _search(request: Request, command: str, console: Console) -> int:
+    request.check_out()
     prepared = plan(request)
     memory = prepared.memory
-    memory.check()
     storage = open_storage(request.storage, make=True)
     console.print(str(memory))
     console.print(f"study: {without_password(request.storage)} (the same command goes on where it was interrupted)")
     with Watch(console) as watch, written_to(request.storage):
         found = search(prepared, storage, worker=worker_name(), told=watch)
     write_factors(request.out, prepared.factors(found, command=command))
-    page = request.out.with_suffix(".html")
-    write_report(page, prepared, found, command=command)
+    write_report(request.page, prepared, found, command=command)
     _tell(console, found)
-    console.print(f"factors: {request.out}\nreport: {page}")
+    console.print(f"factors: {request.out}\nreport: {request.page}")
     return 0
 
 
@@ -82,9 +81,10 @@ def _work(prog: str, arguments: Arguments, console: Console) -> int:
     options.add_argument("--device", default="auto", help="auto, cpu or cuda:N (auto)")
     asked = options.parse_args(arguments)
     storage = open_storage(asked.study, make=False)
-    request = _stated(asked.study, storage, asked)
+    prepared = plan(replace(_stated(asked.study, storage, asked), device=asked.device))
+    console.print(str(prepared.memory))
     with Watch(console) as watch, written_to(asked.study):
-        search(plan(replace(request, device=asked.device)), storage, worker=worker_name(), told=watch)
+        search(prepared, storage, worker=worker_name(), told=watch)
     console.print("the search is complete; whoever started it writes the factors")
     return 0
 
@@ -116,14 +116,18 @@ def _stated(place: str, storage: BaseStorage, asked: argparse.Namespace) -> Requ
             f"Expected the name of a search in {place}, one of {', '.join(found) or 'none'}, found {asked.name}: give "
             "it with --name."
         )
-    changed = {"model": asked.model} if asked.model else {}
+    elsewhere = {"model": asked.model, "documents": asked.documents, "footing": asked.footing}
+    changed = {name: value for name, value in elsewhere.items() if value}
     return Request.of_shared(found[asked.name], study=place, **changed)
 
 
 def _study_options(options: argparse.ArgumentParser) -> None:
     options.add_argument("--study", metavar="FILE|URL", required=True, help="where the search keeps its measurements")
     options.add_argument("--name", help="which search, where the study holds several")
-    options.add_argument("--model", metavar="FOLDER", help="the checkpoint, where it lies elsewhere on this machine")
+    elsewhere = options.add_argument_group("what lies elsewhere on this machine")
+    elsewhere.add_argument("--model", metavar="FOLDER", help="the checkpoint")
+    elsewhere.add_argument("--documents", metavar="[GROUP=]SOURCE", nargs="+", help="the texts")
+    elsewhere.add_argument("--from", dest="footing", metavar="FILE", type=Path, help="factors it was fine-tuned with")
 
 
 def _search_options(prog: str, *, several: bool) -> argparse.ArgumentParser:

@@ -5,7 +5,7 @@ stated in its rope block, knows the longest of those tiers (LongRoPE, arXiv 2402
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from longrope_search.request import Request
 from longrope_vllm.errors import SearchError
@@ -56,8 +56,9 @@ def footing(request: Request) -> Footing:
         tuned = read_factors(request.footing)
         check_fits(config, tuned)
     geometry = stated.geometry if stated is not None else Geometry.from_config(config)
-    found = Footing(geometry=replace(geometry), own=own_tier(geometry), tuned=tuned)
-    known = tuned.max_length if tuned is not None else found.own.max_length
+    own = own_tier(geometry) if stated is None else check_fits(config, stated)
+    found = Footing(geometry=geometry, own=own, tuned=tuned)
+    known = tuned.max_length if tuned is not None else own.max_length
     if request.kind == "short":
         _check_short(request, found)
     elif request.lengths[0] <= known:

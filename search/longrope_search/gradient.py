@@ -77,7 +77,7 @@ def _at(space: Space, point: Point, logs: Vector) -> Point:
     factors = np.ones(space.pairs)
     factors[point.pivot :] = np.exp(logs[:-1])
     found = replace(point, factors=factors, attention_factor=math.exp(logs[-1]), origin="average of steps")
-    return space.projected(found)
+    return space.bounded(found)
 
 
 def _of_free(slope: Vector, pivot: int) -> Vector:

@@ -1,11 +1,12 @@
 """A search that was checked and can begin: documents, spaces and settings of each length, and what identifies it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from longrope_search.candidate import Candidate
 from longrope_search.footing import Footing, footing
 from longrope_search.memory_plan import MemoryPlan
 from longrope_search.passages import passages_of
@@ -13,14 +14,14 @@ from longrope_search.request import Request
 from longrope_search.result import Found, origin
 from longrope_search.scorer import Scorer
 from longrope_search.space import Space
-from longrope_search.stage import Stage, methods_of, start_token_choices
+from longrope_search.stage import AS_TUNED, Stage, methods_of, start_token_choices
 from longrope_vllm.errors import SearchError
 from longrope_vllm.evaluation.documents import Document, cut_documents
 from longrope_vllm.evaluation.encoder import Encoder
 from longrope_vllm.evaluation.loading import device_named, dtype_named, tokenizer_at
 from longrope_vllm.evaluation.settings import checkpoint_identity
-from longrope_vllm.factors import Factors
-from longrope_vllm.geometry import read_config, text_config
+from longrope_vllm.factors import Factors, Tier
+from longrope_vllm.geometry import positive_int, read_config, text_config
 from longrope_vllm.rope import longrope_attention_factor, yarn_attention_factor
 
 
@@ -46,13 +47,14 @@ class Plan:
         )
 
     def scorer(self) -> Scorer:
-        """What measures, on that device."""
+        """What measures, on that device, once it is sure that there is memory for it."""
         request = self.request
         return Scorer(
             Path(request.model),
             self.footing.geometry,
             dtype=dtype_named(request.dtype),
             device=device_named(request.device),
+            check=self.memory.check,
         )
 
     @property
@@ -88,6 +90,7 @@ def plan(request: Request) -> Plan:
                 seed=request.seed,
                 start_tokens=choices,
                 finalists=request.finalists,
+                served=_served(standing, length) if request.kind == "short" else None,
             )
         )
     return Plan(
@@ -99,19 +102,43 @@ def plan(request: Request) -> Plan:
 
 
 def _space(request: Request, standing: Footing, length: int, *, start_tokens: int) -> Space:
-    window = standing.geometry.trained_window
-    formulas = {"yarn": yarn_attention_factor(length / window)}
-    formula = formulas.get(request.attention_factor, longrope_attention_factor(length / window, window))
+    known = standing.own if request.kind == "short" else standing.tier(request.lengths[0])
     return Space.of(
         request.space,
         standing.geometry,
-        standing.own if request.kind == "short" else standing.tier(request.lengths[0]),
+        known,
         length=length,
         step=request.step,
-        attention_factor=request.stated_attention_factor or formula,
+        attention_factor=request.stated_attention_factor or _attention_factor(request, standing, known, length),
         start_tokens=start_tokens,
         largest=request.largest,
     )
+
+
+def _served(standing: Footing, length: int) -> Candidate:
+    assert standing.tuned is not None
+    tier = standing.tuned.tier_for(length)
+    return Candidate(
+        factors=tier.factors,
+        attention_factor=tier.attention_factor,
+        start_tokens=tier.start_tokens,
+        origin=AS_TUNED,
+    )
+
+
+def _attention_factor(request: Request, standing: Footing, known: Tier, length: int) -> float:
+    """That of the footing, times what the formula grows by from the footing's length to ``length``."""
+    window = standing.geometry.trained_window
+    formula = _FORMULAS["yarn" if request.attention_factor == "yarn" else "longrope"]
+    grown = formula(max(length, known.max_length) / window, window) / formula(known.max_length / window, window)
+    return known.attention_factor * grown
+
+
+_FORMULAS: Mapping[str, Callable[[float, int], float]] = {
+    "longrope": longrope_attention_factor,
+    "yarn": lambda scale, window: yarn_attention_factor(scale),
+}
+"""(target over trained window, trained window) to the attention factor."""
 
 
 def _documents(request: Request, encoder: Encoder) -> tuple[list[Document], list[Document]]:
@@ -125,7 +152,7 @@ def _documents(request: Request, encoder: Encoder) -> tuple[list[Document], list
 
 def _check_tokens(documents: Sequence[Document], model: str) -> None:
     """Raise ``SearchError`` when the tokenizer has tokens that the model does not know."""
-    known = int(text_config(read_config(model))["vocab_size"])
+    known = positive_int(text_config(read_config(model)), "vocab_size")
     highest = max(int(document.tokens.max()) for document in documents)
     if highest >= known:
         raise SearchError(

@@ -8,6 +8,7 @@ from typing import Any, Literal, Self, get_args
 from longrope_search.passages import OBJECTIVES, Objective
 from longrope_search.space import SPACES, SpaceName
 from longrope_vllm.errors import SearchError
+from longrope_vllm.evaluation.labels import split_label
 
 Method = Literal["evolution", "cma", "gradient"]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -86,12 +87,18 @@ class Request:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise SearchError(f"Expected --{name.replace('_', '-')} of {least} or more, found {value}.")
+        if not 0 <= self.seed < 1 << 32:
+            raise SearchError(f"Expected a --seed from 0 to {(1 << 32) - 1}, found {self.seed}.")
         if not 1e-9 <= self.step <= 1.0:
             raise SearchError(f"Expected a --step from 1e-9 to 1, found {self.step}.")
-        if self.largest is not None and not self.largest >= 1.0:
-            raise SearchError(f"Expected --largest of 1 or more, found {self.largest}.")
+        if self.largest is not None and not 1.0 <= self.largest < 1e6:
+            raise SearchError(f"Expected --largest from 1 to a million, found {self.largest}.")
         if self.start_tokens != "search" and not self.start_tokens.isdecimal():
             raise SearchError(f"Expected --start-tokens search or a number, found {self.start_tokens!r}.")
+        if self.start_tokens != "search" and int(self.start_tokens) >= self.lengths[0]:
+            raise SearchError(
+                f"Expected --start-tokens below the shortest target, found {self.start_tokens} and {self.lengths[0]}."
+            )
         if self.attention_factor not in ATTENTION_FACTORS and _number(self.attention_factor) is None:
             raise SearchError(
                 f"Expected --attention-factor {', '.join(ATTENTION_FACTORS)} or a number above 0, found "
@@ -101,8 +108,6 @@ class Request:
             raise SearchError(f"Expected gradient as a method for --attention-factor search, found {self.method}.")
         if self.kind == "short" and self.space != "longrope":
             raise SearchError("Expected --space longrope for short lengths: longrope2 is about longer ones.")
-        if self.out.is_dir() or not self.out.absolute().parent.is_dir():
-            raise SearchError(f"Expected a file in a folder that exists for --out, found {self.out}.")
         if self.footing is not None and not self.footing.is_file():
             raise SearchError(f"Expected factors for --from, found no file at {self.footing}.")
 
@@ -126,10 +131,29 @@ class Request:
         """The number, where one was given."""
         return _number(self.attention_factor)
 
+    def check_out(self) -> None:
+        """Raise ``SearchError`` unless the files that will be written are three, and their folder is there."""
+        if self.out.is_dir() or not self.out.absolute().parent.is_dir():
+            raise SearchError(f"Expected a file in a folder that exists for --out, found {self.out}.")
+        written = [self.out.resolve(), self.page.resolve(), Path(self.storage).resolve()]
+        if len(set(written)) < len(written):
+            raise SearchError(
+                f"Expected different files for factors, report and study, found {self.out}, {self.page} and "
+                f"{self.storage}: give --out the ending .json, and --study a file of its own."
+            )
+
+    @property
+    def page(self) -> Path:
+        """The report that is written beside the factors."""
+        return self.out.with_suffix(".html")
+
     def shared(self) -> dict[str, Any]:
-        """All of it in JSON, for workers that join by the study alone."""
-        found = asdict(self)
-        return {name: str(value) if isinstance(value, Path) else value for name, value in found.items()}
+        """All of it in JSON, with whole paths, for workers that join by the study alone."""
+        found = asdict(self) | {
+            "model": str(Path(self.model).absolute()),
+            "documents": [_whole_path(source) for source in self.documents],
+        }
+        return {name: str(value.absolute()) if isinstance(value, Path) else value for name, value in found.items()}
 
     @classmethod
     def of_shared(cls, stated: Mapping[str, Any], **changed: Any) -> Self:
@@ -142,6 +166,14 @@ class Request:
         }
         values |= {"out": Path(values["out"]), "footing": Path(values["footing"]) if values["footing"] else None}
         return cls(**values)
+
+
+def _whole_path(source: str) -> str:
+    """``[GROUP=]SOURCE`` with the whole path of a file or folder."""
+    label, place = split_label(source)
+    path, mark, field = place.partition("#")
+    whole = str(Path(path).absolute()) if Path(path).exists() else path
+    return f"{label}={whole}{mark}{field}" if label else f"{whole}{mark}{field}"
 
 
 def _one_of(option: str, found: str, known: tuple[str, ...]) -> None:

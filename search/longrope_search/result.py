@@ -11,6 +11,7 @@ from longrope_search.bench import Moment
 from longrope_search.candidate import Candidate
 from longrope_search.passages import Passage
 from longrope_search.request import Request
+from longrope_search.stage import AS_TUNED
 from longrope_vllm.evaluation.provenance import versions
 from longrope_vllm.factors import Origin, Tier
 
@@ -37,11 +38,6 @@ class Row:
     def perplexity(self) -> float:
         """``exp`` of the loss."""
         return math.exp(self.loss)
-
-    @property
-    def last_perplexity(self) -> float | None:
-        """Of the last 1,024 tokens."""
-        return math.exp(float(np.mean(self.last))) if self.last else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,8 +69,9 @@ class Found:
 
     @property
     def tier(self) -> Tier:
-        """What goes into the file."""
-        return self.best.candidate.tier(self.length)
+        """What goes into the file: the best finalist, unless the tier that is there already is at least as good."""
+        served = [row for row in self.baselines if row.label == AS_TUNED and row.loss <= self.best.loss]
+        return (served or [self.best])[0].candidate.tier(self.length)
 
     def measurements(self) -> dict[str, Any]:
         """For the file: what speaks for the tier, without anything that differs from run to run."""

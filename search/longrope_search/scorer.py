@@ -1,5 +1,6 @@
 """The loss of one candidate on one passage, and its gradient: the only place where a search runs a model."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -41,32 +42,52 @@ class Measured:
     """Mean loss of its last 1,024 tokens, likewise."""
 
 
+_INSTEAD = "search for a shorter target, with --method cma or evolution, in --dtype bfloat16, or on a larger device"
+
+
 class Scorer:
     """A checkpoint, loaded with the first pass."""
 
-    def __init__(self, folder: Path, geometry: Geometry, *, dtype: torch.dtype, device: torch.device) -> None:
-        """``geometry`` is the rope that factors are relative to."""
+    def __init__(
+        self,
+        folder: Path,
+        geometry: Geometry,
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
+        """``geometry`` is the rope that factors are relative to; ``check`` is called once, before loading weights."""
+        self._check = check
         self.model = LoadedModel(folder, dtype=dtype, device=device)
         self._geometry = geometry
 
     def measure(self, candidate: Candidate, passage: Passage, *, gradient: bool, curve: bool = False) -> Measured:
         """One pass over ``passage``. Raises ``SearchError`` for a loss that is no number, and out of memory."""
+        self._load()  # with the first pass, which is not to take longer than the others
         started = monotonic()
         run = self._with_gradient if gradient else self._forward
-        losses, slope = in_memory(lambda: run(candidate, passage), tokens=len(passage.tokens))
+        losses, slope = in_memory(lambda: run(candidate, passage), tokens=len(passage.tokens), instead=_INSTEAD)
+        whole = curve and passage.counted == len(passage.tokens) - 1
         loss = losses.double().mean().item()
-        if not torch.isfinite(losses).all():
+        slopes = torch.tensor(0.0 if slope is None else [*slope.log_factors, slope.log_attention_factor])
+        if not (torch.isfinite(losses).all() and torch.isfinite(slopes).all()):
             raise SearchError(
-                f"Expected a finite loss, found {loss} on {passage.name}: the numbers of the model overflow, so try "
-                "another --dtype."
+                f"Expected a finite loss and gradient, found others (a loss of {loss}) on {passage.name}: the numbers "
+                "of the model overflow, so try another --dtype."
             )
         return Measured(
             loss=loss,
             seconds=monotonic() - started,
             gradient=slope,
-            curve=loss_by_position(losses) if curve else (),
-            last=losses[-LAST:].double().mean().item() if curve else 0.0,
+            curve=loss_by_position(losses) if whole else (),
+            last=losses[-LAST:].double().mean().item() if whole else 0.0,
         )
+
+    def _load(self) -> None:
+        if "module" not in vars(self.model):
+            self._check()
+            _ = self.model.module
 
     def _forward(self, candidate: Candidate, passage: Passage) -> tuple[Tensor, None]:
         tier = candidate.tier(len(passage.tokens))
@@ -110,7 +131,8 @@ class Scorer:
         model = self.model.module
         for weight in model.parameters():
             weight.requires_grad_(False)
-        enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)  # its newer name
+        newer = hasattr(model, "activation_checkpointing_enable")
+        enable = model.activation_checkpointing_enable if newer else model.gradient_checkpointing_enable
         enable({"use_reentrant": False})
         layer_type = require("transformers.modeling_layers", "search").GradientCheckpointingLayer
         for layer in model.modules():

@@ -14,6 +14,8 @@ from longrope_vllm.rope import BASELINES
 
 SEEDS = ("pi", "ntk", "yarn")
 
+_STEEPEST = 4.0  # power by which a shorter length's factors are stretched: those just above the window say little
+
 
 def seeds(space: Space, geometry: Geometry) -> list[Point]:
     """The closed forms at the space's scale, projected into it.
@@ -51,7 +53,7 @@ def from_shorter(found: Point, space: Space, shorter: Space) -> Point:
 
     What was found at scale 1 is taken as it is: there is nothing to stretch it by.
     """
-    exponent = np.log(space.scale) / np.log(shorter.scale) if shorter.scale > 1.0 else 1.0
+    exponent = min(_STEEPEST, np.log(space.scale) / np.log(shorter.scale)) if shorter.scale > 1.0 else 1.0
     stretched = replace(
         found,
         factors=found.factors**exponent,
@@ -68,7 +70,7 @@ def from_tuned(tier: Tier, space: Space) -> Point:
     return space.projected(
         Point(
             factors=np.exp(logs * min(1.0, exponent)),
-            attention_factor=space.attention_factor,
+            attention_factor=tier.attention_factor,
             origin="fine-tuned",
         )
     )

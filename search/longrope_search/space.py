@@ -22,7 +22,7 @@ from longrope_search.candidate import Candidate
 from longrope_vllm.errors import SearchError
 from longrope_vllm.factors import Tier
 from longrope_vllm.geometry import Geometry
-from longrope_vllm.rope import critical_pair
+from longrope_vllm.rope import rescaled_inverse_frequencies, wavelengths
 
 Vector = NDArray[np.float64]
 
@@ -97,7 +97,7 @@ class Space:
             length=length,
             smallest=smallest,
             largest=largest or widest,
-            pivots=(0,) if name == "longrope" else critical_pairs(geometry, footing.max_length),
+            pivots=(0,) if name == "longrope" else critical_pairs(geometry, footing),
             step=step,
             attention_factor=attention_factor,
             start_tokens=start_tokens,
@@ -118,9 +118,14 @@ class Space:
 
         Closest in the logarithm, by isotonic regression over the free pairs; the others follow from the first of them.
         """
+        bounded = self.bounded(point)
+        return replace(point, factors=self._completed(self._on_grid(bounded.factors[point.pivot :]), point.pivot))
+
+    def bounded(self, point: Point) -> Point:
+        """As ``projected``, without the grid: where a descent goes on from."""
         free = np.log(point.factors[point.pivot :])
         monotone = isotonic_regression(free).x.clip(math.log(self.smallest), math.log(self.largest))
-        return replace(point, factors=self._completed(self._on_grid(np.exp(monotone)), point.pivot))
+        return replace(point, factors=self._completed(np.exp(monotone), point.pivot))
 
     def _on_grid(self, free: Vector) -> Vector:
         steps = np.round((free - 1.0) / self.step)
@@ -144,12 +149,16 @@ class Space:
         )
 
 
-def critical_pairs(geometry: Geometry, window: int) -> tuple[int, ...]:
-    """Pairs from ``ceil((d/2) log_base(L / 20 pi))`` to the theoretical critical pair (LongRoPE2, section 3.2).
+def critical_pairs(geometry: Geometry, footing: Tier) -> tuple[int, ...]:
+    """Pairs from the first whose period exceeds a tenth of the footing's length to the first that exceeds all of it.
 
+    For a plain rope ``ceil((d/2) log_base(L / 20 pi))`` to ``ceil((d/2) log_base(L / 2 pi))`` (LongRoPE2, section 3.2).
     At least pair 1, and at most the last one.
     """
-    last = critical_pair(geometry.rotary_dim, geometry.base, window)
-    first = critical_pair(geometry.rotary_dim, geometry.base, window / _PERIODS_SEEN)
-    bounded = [min(max(pair, 1), geometry.pairs - 1) for pair in (first, last)]
-    return tuple(range(bounded[0], bounded[1] + 1))
+    frequencies = rescaled_inverse_frequencies(geometry.rotary_dim, geometry.base, footing.factors)
+    periods = wavelengths(frequencies).numpy()
+    first, last = (
+        min(max(int((periods < length).sum()), 1), geometry.pairs - 1)
+        for length in (footing.max_length / _PERIODS_SEEN, footing.max_length)
+    )
+    return tuple(range(first, last + 1))

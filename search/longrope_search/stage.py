@@ -24,6 +24,9 @@ from longrope_vllm.rope import BASELINES
 COMPARED = ("none", "pi", "ntk", "dynamic-ntk", "yarn")
 """Closed forms that a search is compared with, keys of ``BASELINES``."""
 
+AS_TUNED = "as tuned"
+"""Label of the tier that serves a length already."""
+
 Settings = EvolutionSettings | CmaSettings | GradientSettings
 
 
@@ -41,6 +44,8 @@ class Stage:
     start_tokens: tuple[int, ...]
     """Numbers that the best point is tried with at the end, if any."""
     finalists: int
+    served: Candidate | None = None
+    """The tier that serves this length already, where a search of short lengths replaces it."""
 
     def engine(self, seeds: Sequence[Point]) -> Engine:
         """The methods, and after them the number of start tokens."""
@@ -74,8 +79,16 @@ class Stage:
         return passes * self.space.length
 
     def baselines(self) -> dict[str, Candidate]:
-        """The closed forms with their own attention factors, over the footing."""
-        return {name: baseline(name, self.space.footing, self.geometry, self.space.scale) for name in COMPARED}
+        """What serves this length today, if anything does, and the closed forms with their own attention factors.
+
+        Closed forms stand over the footing; of those that are the same here only the first is there.
+        """
+        found = {} if self.served is None else {AS_TUNED: self.served}
+        for name in COMPARED:
+            form = baseline(name, self.space.footing, self.geometry, self.space.scale)
+            if form not in found.values():
+                found[name] = form
+        return found
 
     def best(self, bench: Bench) -> list[Candidate]:
         """The finalists: of each vector of factors the best number of start tokens, in order of loss."""
@@ -91,7 +104,7 @@ def baseline(name: str, footing: Tier, geometry: Geometry, scale: float) -> Cand
     form = BASELINES[name](replace(geometry, trained_window=footing.max_length), scale)
     factors = [known * factor for known, factor in zip(footing.factors, form.factors.tolist(), strict=True)]
     magnitude = footing.attention_factor * form.attention_factor
-    return Candidate(factors=tuple(factors), attention_factor=magnitude, origin=name)
+    return Candidate(factors=tuple(factors), attention_factor=magnitude, start_tokens=footing.start_tokens, origin=name)
 
 
 def methods_of(request: Request, length: int) -> tuple[Settings, ...]:

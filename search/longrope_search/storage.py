@@ -5,6 +5,7 @@ sqlite:///study.db             one machine
 postgresql://user@host/db      a cluster (mysql:// likewise)
 """
 
+import errno
 import fcntl
 import os
 import re
@@ -25,6 +26,9 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 def open_storage(place: str, *, make: bool) -> BaseStorage:
     """The storage at ``place``. Raises ``SearchError`` when it cannot be opened, or is not there and not to be made."""
     if "://" in place:
+        file = place.removeprefix("sqlite:///")
+        if not make and file != place and not Path(file).is_file():
+            raise SearchError(f"Expected a study at {place}, found none: start longrope search first.")
         try:
             return get_storage(place)
         except Exception as error:  # noqa: BLE001 - whatever a database and its driver raise
@@ -32,6 +36,8 @@ def open_storage(place: str, *, make: bool) -> BaseStorage:
     path = Path(place)
     if not make and not path.is_file():
         raise SearchError(f"Expected a study at {place}, found none: start longrope search first, or correct the path.")
+    if path.is_file() and path.read_bytes()[: len(_BEGINNING)] not in (b"", _BEGINNING):
+        raise _not_a_journal(place)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         backend = JournalFileBackend(str(path), lock_obj=FileLock(path))
@@ -41,9 +47,18 @@ def open_storage(place: str, *, make: bool) -> BaseStorage:
     except OSError as error:
         raise SearchError(f"Expected to open the study {place}, found: {error.strerror}.") from None
     except (ValueError, KeyError, TypeError, AssertionError):
-        raise SearchError(
-            f"Expected a journal of Optuna in {place}, found another file: name another one with --study."
-        ) from None
+        raise _not_a_journal(place) from None
+
+
+_BEGINNING = b'{"op_code"'
+"""Of every line of a journal."""
+
+
+def _not_a_journal(place: str) -> SearchError:
+    return SearchError(f"Expected a journal of Optuna in {place}, found another file: name another one with --study.")
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)
 
 
 @contextmanager
@@ -52,6 +67,8 @@ def written_to(place: str) -> Iterator[None]:
     try:
         yield
     except (OSError, optuna.exceptions.StorageInternalError) as error:
+        if isinstance(error, OSError) and error.errno not in _FULL:
+            raise
         reason = error.strerror if isinstance(error, OSError) else str(error.__cause__ or error)
         raise SearchError(
             f"Expected to write to the study {without_password(place)}, found: {reason}. What was measured before is "

@@ -44,7 +44,6 @@ class Study:
         self._id = study_id
         self._worker = worker
         self._trials: dict[str, list[FrozenTrial]] = {}  # of each candidate, in the order they were made
-        self._read = 0
         self._claims: dict[tuple[str, int, str], float] = {}  # when this process first saw each
 
     @classmethod
@@ -106,8 +105,12 @@ class Study:
                 return _measured(trial.intermediate_values[passage], stated)
         return None
 
-    def write(self, candidate: Candidate, passage: int, measured: Measured) -> None:
-        """Keep a measurement; it is on disk when this returns. Raises ``OSError`` and ``SearchError``."""
+    def write(self, candidate: Candidate, passage: int, measured: Measured) -> Measured:
+        """Keep a measurement; it is on disk when this returns. Raises ``OSError``.
+
+        Returns the one that is kept: where another process was earlier it is the other's, so that all go on with one.
+        """
+        gradient = measured.gradient is not None
         stated: dict[str, Any] = {"seconds": round(measured.seconds, 3), "worker": self._worker}
         if measured.gradient is not None:
             stated["gradient"] = {
@@ -116,10 +119,15 @@ class Study:
             }
         if measured.curve:
             stated |= {"curve": list(measured.curve), "last": measured.last}
-        trial_id = self._trial_id(candidate, measured.gradient is not None)
-        with suppress(UpdateFinishedTrialError):  # another has finished it meanwhile, with the same losses
-            self._storage.set_trial_user_attr(trial_id, f"passage {passage}", stated)
-            self._storage.set_trial_intermediate_value(trial_id, passage, measured.loss)
+        while True:
+            self.refresh()
+            known = self.measured(candidate, passage, gradient=gradient)
+            if known is not None:
+                return known
+            trial_id = self._trial_id(candidate, gradient)
+            with suppress(UpdateFinishedTrialError):  # finished a moment ago: then it goes into another trial
+                self._storage.set_trial_user_attr(trial_id, f"passage {passage}", stated)
+                self._storage.set_trial_intermediate_value(trial_id, passage, measured.loss)
 
     def claim(self, candidate: Candidate, passage: int, *, gradient: bool = False) -> bool:
         """Tell the others that this process measures it now; False when another was a moment earlier."""
@@ -133,10 +141,13 @@ class Study:
         return self._holder(_key(candidate, gradient), passage) == self._worker
 
     def claimed_for(self, candidate: Candidate, passage: int, *, gradient: bool = False) -> float | None:
-        """Seconds since this process first saw that another claims it, by its own clock; None when nobody does."""
+        """Seconds since this process first saw that another claims it, by its own clock; None when nobody does.
+
+        A process of this machine that is no longer there claims nothing.
+        """
         key = _key(candidate, gradient)
         holder = self._holder(key, passage)
-        if holder is None or holder == self._worker:
+        if holder is None or holder == self._worker or _is_dead(holder):
             return None
         return monotonic() - self._claims.setdefault((key, passage, holder), monotonic())
 
@@ -208,6 +219,20 @@ def _trial(candidate: Candidate, key: str) -> FrozenTrial:
 def worker_name() -> str:
     """Different for every process on every machine."""
     return f"{socket.gethostname()}:{os.getpid()}:{time_ns()}"
+
+
+def _is_dead(worker: str) -> bool:
+    """True for a process of this machine that has ended."""
+    host, _, rest = worker.rpartition(":")[0].rpartition(":")
+    if host != socket.gethostname() or not rest.isdecimal():
+        return False
+    try:
+        os.kill(int(rest), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False
 
 
 def requests(storage: BaseStorage) -> list[dict[str, Any]]:

@@ -111,7 +111,7 @@ def test_a_bound_of_the_user_replaces_the_published_one() -> None:
 def test_critical_pairs_reach_from_ten_periods_to_the_published_theoretical_pair(
     rope: Geometry, first: int, last: int
 ) -> None:
-    assert critical_pairs(rope, rope.trained_window) == tuple(range(first, last + 1))
+    assert critical_pairs(rope, plain(rope)) == tuple(range(first, last + 1))
 
 
 @repeatable
@@ -127,7 +127,8 @@ def test_critical_pairs_follow_the_formulas_of_longrope2_for_any_window(
 ) -> None:
     ends = [math.ceil(rotary_dim / 2 * math.log(window / turn, base)) for turn in (20 * math.pi, 2 * math.pi)]
     first, last = (min(max(pair, 1), rotary_dim // 2 - 1) for pair in ends)
-    assert critical_pairs(geometry(rotary_dim, base, window), window) == tuple(range(first, last + 1))
+    rope = geometry(rotary_dim, base, window)
+    assert critical_pairs(rope, plain(rope)) == tuple(range(first, last + 1))
 
 
 @pytest.mark.parametrize("pivot", [14, 17, 20])

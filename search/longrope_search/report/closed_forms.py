@@ -7,14 +7,14 @@ import numpy as np
 from longrope_search.candidate import Candidate
 from longrope_search.result import Found
 from longrope_search.seeds import seeds
-from longrope_search.stage import COMPARED, Stage
+from longrope_search.stage import AS_TUNED, COMPARED, Stage
 from longrope_vllm.evaluation.report.figure_style import Style, styles
 from longrope_vllm.factor_plot import COMPARED as DRAWN
 from longrope_vllm.factor_plot import Curve, FactorPlot, factor_plot
 
 SEARCHED = "searched"
 """Label of what was found, as that of its rows."""
-STYLES: dict[str, Style] = styles(["none", SEARCHED, *(name for name in COMPARED if name != "none")])
+STYLES: dict[str, Style] = styles(["none", SEARCHED, *COMPARED[1:], AS_TUNED])
 """How each looks in every figure; ``none`` in the grey that it has on the pages of an evaluation."""
 
 
@@ -40,7 +40,8 @@ def factors_by_pair(best: Candidate, stage: Stage, *, subtitle: str) -> FactorPl
     length, footing = stage.space.length, stage.space.footing
     known = replace(stage.geometry, trained_window=footing.max_length)
     forms = stage.baselines()
-    curves = [_curve(name, forms[name]) for name in DRAWN if not np.allclose(forms[name].factors, footing.factors)]
+    drawn = [name for name in (AS_TUNED, *DRAWN) if name in forms]
+    curves = [_curve(name, forms[name]) for name in drawn if not np.allclose(forms[name].factors, footing.factors)]
     plain = factor_plot("", known, (), target=length)
     return replace(plain, title="Factors by rotary pair", subtitle=subtitle, curves=(*curves, _curve(SEARCHED, best)))
 
