@@ -46,7 +46,10 @@ def refused(capsys: pytest.CaptureFixture[str], *words: object) -> str:
         (("--target", "512", "--held-out", "0"), "Expected --held-out of 1 or more, found 0"),
         (("--target", "512", "--population", "1"), "Expected --population of 4 or more, found 1"),
         (("--target", "512", "--step", "0"), "Expected a --step from 1e-9 to 1, found 0.0"),
-        (("--target", "512", "--largest", "0.5"), "Expected --largest of 1 or more, found 0.5"),
+        (("--target", "512", "--largest", "0.5"), "Expected --largest from 1 to a million, found 0.5"),
+        (("--target", "512", "--largest", "inf"), "Expected --largest from 1 to a million, found inf"),
+        (("--target", "512", "--seed", "-1"), "Expected a --seed from 0 to 4294967295, found -1"),
+        (("--target", "512", "--start-tokens", "512"), "Expected --start-tokens below the shortest target"),
         (("--target", "512", "--start-tokens", "few"), "Expected --start-tokens search or a number, found 'few'"),
         (("--target", "512", "--attention-factor", "-1"), "Expected --attention-factor longrope, yarn, search or"),
         (
@@ -144,7 +147,7 @@ def test_too_little_memory_is_told_before_weights_are_loaded(
     monkeypatch.setattr("longrope_search.memory_plan.available", lambda device: 1_000_000)
     said = refused(capsys, model, "--target", "512", "--out", tmp_path / "f.json", "--documents", text, *SMALL)
     assert "of memory for a pass over 512 tokens, found 0.0 GB available: use --method evolution or cma" in said
-    assert not list(tmp_path.glob("f.*"))
+    assert not (tmp_path / "f.json").exists()
 
 
 def test_a_full_disk_ends_the_search_and_what_was_measured_stays(
@@ -163,3 +166,36 @@ def test_a_full_disk_ends_the_search_and_what_was_measured_stays(
     kept = (tmp_path / "f.study.log").read_bytes()
     assert main(["search", *map(str, (model, *words))]) == 0
     assert (tmp_path / "f.study.log").read_bytes().startswith(kept.rpartition(b"\n")[0])
+
+
+def test_files_that_would_overwrite_each_other_are_refused(
+    model: Path, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = (model, "--target", "512", "--documents", text, *SMALL)
+    wanted = "Expected different files for factors, report and study"
+    assert wanted in refused(capsys, *words, "--out", tmp_path / "f.html")
+    assert wanted in refused(capsys, *words, "--out", tmp_path / "f.json", "--study", tmp_path / "f.json")
+    assert wanted in refused(capsys, *words, "--out", tmp_path / "f.json", "--study", tmp_path / "f.html")
+    assert not list(tmp_path.glob("f.*"))
+
+
+def test_a_file_of_another_kind_is_not_taken_for_a_study(
+    model: Path, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    precious = tmp_path / "precious.json"
+    precious.write_text('{"no": "newline"}')
+    words = ("--target", "512", "--out", tmp_path / "f.json", "--documents", text, "--study", precious, *SMALL)
+    assert "Expected a journal of Optuna" in refused(capsys, model, *words)
+    assert precious.read_text() == '{"no": "newline"}'
+
+
+def test_a_config_without_its_vocabulary_is_refused(
+    model: Path, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import json
+
+    config = json.loads((model / "config.json").read_text())
+    del config["vocab_size"]
+    (model / "config.json").write_text(json.dumps(config))
+    said = refused(capsys, model, "--target", "512", "--out", tmp_path / "f.json", "--documents", text, *SMALL)
+    assert "Expected a positive whole number as vocab_size in config.json" in said

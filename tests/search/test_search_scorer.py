@@ -93,7 +93,7 @@ def test_a_loss_that_is_no_number_is_refused_with_the_name_of_its_passage(
     with torch.no_grad():
         under_test.model.module.lm_head.weight.fill_(torch.nan)
     candidate = candidate_for(Geometry.from_checkpoint(checkpoints["llama"]))
-    with pytest.raises(SearchError, match=r"finite loss, found nan on random: .*--dtype"):
+    with pytest.raises(SearchError, match=r"a loss of nan. on random: .*--dtype"):
         under_test.measure(candidate, passage_of(32), gradient=gradient)
 
 
