@@ -19,7 +19,7 @@ def test_losses_in_chunks_equal_those_from_all_logits(
 
     model = LlamaForCausalLM.from_pretrained(tiny_llama(tmp_path)).eval()
     tokens = torch.randint(VOCABULARY, (WINDOW,), generator=torch.Generator().manual_seed(0))
-    monkeypatch.setattr(module, "_CHUNK", chunk)
+    monkeypatch.setattr(module, "CHUNK", chunk)
     found = token_losses(model, tokens)
     with torch.inference_mode():
         logits = model(tokens[None]).logits[0, :-1].log_softmax(-1)
