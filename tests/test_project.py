@@ -106,6 +106,19 @@ def test_the_perplexities_in_the_readme_are_what_was_measured() -> None:
     assert [list(stated)] == [[value for (value,) in found]]
 
 
+def test_the_search_in_the_readme_is_what_was_measured() -> None:
+    (stated,) = re.findall(
+        r"([\d.]+) % of the token-forwards .*\n.* a loss of ([\d.]+) against ([\d.]+) nats, and held out ([\d.]+) "
+        r"against ([\d.]+); YaRN has\n  ([\d.]+) there",
+        (ROOT / "README.md").read_text(),
+    )
+    rows = {cells[1]: cells[2:] for cells in (re.split(r" *\| *", line) for line in results("search").splitlines())
+            if len(cells) == 9}  # fmt: skip
+    ours, public = rows["gradient+cma (default)"], rows["public code"]
+    losses = [cell.split()[0] for cell in (ours[4], public[4], ours[5], public[5], rows["yarn"][5])]
+    assert stated == (ours[2].rstrip("%"), *losses)
+
+
 METHODS = ("none", "pi", "ntk", "dynamic-ntk", "yarn")
 
 
