@@ -27,7 +27,7 @@ class LoadedModel:
             model = transformers.AutoModelForCausalLM.from_pretrained(
                 self.folder, dtype=self.dtype, attn_implementation=self._attention
             )
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, ImportError) as error:  # the last from a flash-attn of another torch
             raise EvaluationError(
                 f"Expected a causal language model in {self.folder}, found: {_first_line(error)}"
             ) from None

@@ -85,11 +85,14 @@ class LearnableRope(nn.Module):
         angles = positions[:, None].double() * (self._plain / self._own.factors.to(self._plain))
         return (torch.stack([angles.cos(), angles.sin()]) * self._own.attention_factor).to(dtype)
 
-    def gradient(self) -> Gradient:
-        """What a backward pass has left."""
+    def gradient(self, *, of_mean_over: int) -> Gradient:
+        """What a backward pass over a sum of so many losses has left, for their mean.
+
+        The sum is what is sent back: divided by its tokens before, a slope of float16 would be lost in zero.
+        """
         assert self.log_factors.grad is not None
         assert self.log_attention_factor.grad is not None
         return Gradient(
-            log_factors=self.log_factors.grad.cpu().numpy(),
-            log_attention_factor=self.log_attention_factor.grad.item(),
+            log_factors=self.log_factors.grad.cpu().numpy() / of_mean_over,
+            log_attention_factor=self.log_attention_factor.grad.item() / of_mean_over,
         )

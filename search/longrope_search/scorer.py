@@ -116,10 +116,10 @@ class Scorer:
             with torch.enable_grad():
                 chunks = list(chunk_losses(model, tokens, last=passage.counted, run=_checkpoint))
                 losses = torch.cat(chunks)
-                losses.mean().backward()  # type: ignore[no-untyped-call]
+                losses.sum().backward()  # type: ignore[no-untyped-call]
         finally:
             take_out(replaced)
-        return losses.detach().cpu(), rope.gradient()
+        return losses.detach().cpu(), rope.gradient(of_mean_over=len(losses))
 
     @cached_property
     def _checkpointed(self) -> Any:

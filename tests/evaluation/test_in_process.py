@@ -21,7 +21,7 @@ from longrope_vllm.evaluation.subject import Subject
 from longrope_vllm.geometry import read_config
 from longrope_vllm.hf import fixed_rope
 from short_tasks import WRITE, write_tasks
-from tiny_models import LONG, VOCABULARY, WINDOW, byte_tokenizer, tiny_llama
+from tiny_models import LONG, SHAPE, VOCABULARY, WINDOW, byte_tokenizer, tiny_llama
 
 METHODS = ("none", "pi", "yarn")
 LENGTHS = (WINDOW, 2 * WINDOW, LONG)
@@ -195,3 +195,15 @@ def test_too_little_memory_is_one_sentence(subjects: list[InProcess], monkeypatc
     monkeypatch.setattr("longrope_vllm.evaluation.in_process.token_losses", fail)
     with pytest.raises(EvaluationError, match="Expected memory for one pass over 512 tokens"):
         subjects[0].score(torch.zeros(512, dtype=torch.int64), length=512)
+
+
+def test_a_model_that_scales_its_logits_besides_is_refused_by_name(tmp_path: Path) -> None:
+    """Losses are taken from the lm head chunk by chunk: what comes after it would be left out without a word."""
+    from transformers import CohereConfig, CohereForCausalLM
+
+    shape = {name: value for name, value in SHAPE.items() if name != "dtype"}
+    config = CohereConfig(**shape, max_position_embeddings=WINDOW, logit_scale=0.0625)
+    CohereForCausalLM(config).save_pretrained(tmp_path)
+    model = LoadedModel(tmp_path, dtype=torch.float32, device=torch.device("cpu"))
+    with pytest.raises(EvaluationError, match="found others in CohereForCausalLM"):
+        _ = model.module

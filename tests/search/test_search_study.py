@@ -1,6 +1,9 @@
 """The table of what was measured: exact, shared, and of one search only."""
 
 import json
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -138,3 +141,37 @@ def test_workers_find_the_request_in_the_storage(tmp_path: Path) -> None:
     joined(tmp_path / "study.log")
     found = requests(open_storage(str(tmp_path / "study.log"), make=False))
     assert json.loads(json.dumps(found)) == [{"name": "one"}]
+
+
+def test_what_is_measured_into_a_trial_that_ended_meanwhile_is_kept(tmp_path: Path) -> None:
+    first, second = joined(tmp_path / "study.log", "first"), joined(tmp_path / "study.log", "second")
+    first.write(ONE, 0, Measured(loss=1.0, seconds=0.0))
+    second.refresh()
+    second.finish(ONE, 1.0, complete=False)  # pruned, and asked for again by another part of the search
+    first.write(ONE, 1, Measured(loss=2.0, seconds=0.0))
+    for study in (first, second, joined(tmp_path / "study.log", "third")):
+        study.refresh()
+        found = [study.measured(ONE, at) for at in (0, 1)]
+        assert [one and one.loss for one in found] == [1.0, 2.0]
+
+
+def test_of_two_measurements_of_the_same_the_first_counts_for_all(tmp_path: Path) -> None:
+    first, second = joined(tmp_path / "study.log", "first"), joined(tmp_path / "study.log", "second")
+    assert first.write(ONE, 0, Measured(loss=1.0, seconds=0.0)).loss == 1.0
+    assert second.write(ONE, 0, Measured(loss=1.0000001, seconds=0.0)).loss == 1.0
+    first.refresh()
+    found = first.measured(ONE, 0)
+    assert found is not None
+    assert found.loss == 1.0
+
+
+def test_a_process_of_this_machine_that_is_gone_claims_nothing(tmp_path: Path) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    gone = joined(tmp_path / "study.log", f"{socket.gethostname()}:{ended.pid}:1")
+    elsewhere = joined(tmp_path / "study.log", f"another-machine:{ended.pid}:1")
+    assert gone.claim(ONE, 0)
+    assert elsewhere.claim(ONE, 1)
+    here = joined(tmp_path / "study.log")
+    assert here.claimed_for(ONE, 0) is None
+    assert here.claimed_for(ONE, 1) is not None
