@@ -27,13 +27,13 @@ from report import command_line, provenance
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 from longrope_search.candidate import Candidate
-from longrope_search.passages import passages_of
+from longrope_search.model.passages import passages_of
+from longrope_search.model.scorer import Scorer
 from longrope_search.plan import plan
 from longrope_search.request import Request
-from longrope_search.scorer import Scorer
+from longrope_search.scoring.storage import open_storage
+from longrope_search.scoring.study import requests
 from longrope_search.search import so_far
-from longrope_search.storage import open_storage
-from longrope_search.study import requests
 from longrope_vllm import Geometry, read_factors
 from longrope_vllm.evaluation.documents import cut_documents
 from longrope_vllm.evaluation.encoder import Encoder

@@ -7,16 +7,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from longrope_search.bench import Moment
 from longrope_search.candidate import Candidate
 from longrope_search.footing import Footing
-from longrope_search.gradient import GradientSettings
-from longrope_search.passages import Passage
+from longrope_search.methods.gradient import GradientSettings
+from longrope_search.methods.seeds import seeds
+from longrope_search.model.passages import Passage
+from longrope_search.model.scorer import BACKWARD
 from longrope_search.plan import Plan
 from longrope_search.request import Request
 from longrope_search.result import Found, Row
-from longrope_search.scorer import BACKWARD
-from longrope_search.seeds import seeds
+from longrope_search.scoring.bench import Moment
 from longrope_search.space import Point, Space
 from longrope_search.stage import Stage, methods_of, start_token_choices
 from longrope_vllm.factors import own_tier

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 
 from longrope_search.candidate import Candidate
-from longrope_search.engine import Gradient
-from longrope_search.passages import Passage
-from longrope_search.scorer import Measured
+from longrope_search.methods.engine import Gradient
+from longrope_search.model.passages import Passage
+from longrope_search.model.scorer import Measured
 from longrope_vllm import Geometry, Tier
 
 GEOMETRY = Geometry(

@@ -11,9 +11,9 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from longrope_search.candidate import Candidate
-from longrope_search.memory_plan import MemoryPlan
-from longrope_search.passages import Passage
-from longrope_search.scorer import Scorer
+from longrope_search.model.memory_plan import MemoryPlan
+from longrope_search.model.passages import Passage
+from longrope_search.model.scorer import Scorer
 from longrope_vllm import Geometry
 
 CPU = torch.device("cpu")

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 
 from longrope_search.candidate import Candidate
-from longrope_search.passages import Passage
-from longrope_search.scorer import Scorer
+from longrope_search.model.passages import Passage
+from longrope_search.model.scorer import Scorer
 from longrope_vllm import Geometry
 from tiny_models import VOCABULARY, plain_phi3, tiny_llama, tiny_qwen3
 

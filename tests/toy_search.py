@@ -7,7 +7,7 @@ import numpy as np
 from hypothesis import settings
 
 from longrope_search.candidate import Candidate
-from longrope_search.engine import Batch, Engine, Gradient, Score
+from longrope_search.methods.engine import Batch, Engine, Gradient, Score
 from longrope_search.space import Point, Space, SpaceName, Vector
 from longrope_vllm import Geometry, Tier
 

@@ -10,16 +10,16 @@ from pathlib import Path
 from optuna.storages import BaseStorage
 from rich.console import Console
 
-from longrope_search.passages import OBJECTIVES
+from longrope_search.model.passages import OBJECTIVES
 from longrope_search.plan import plan
 from longrope_search.progress import Watch
 from longrope_search.report import write_report
 from longrope_search.request import ATTENTION_FACTORS, METHODS, Kind, Request
 from longrope_search.result import Found
+from longrope_search.scoring.storage import open_storage, without_password, written_to
+from longrope_search.scoring.study import requests, worker_name
 from longrope_search.search import search, so_far
 from longrope_search.space import SPACES
-from longrope_search.storage import open_storage, without_password, written_to
-from longrope_search.study import requests, worker_name
 from longrope_vllm.errors import SearchError
 from longrope_vllm.factors_file import write_factors
 from longrope_vllm.lengths import format_length, parse_lengths

@@ -8,11 +8,11 @@ from typing import Any
 
 from longrope_search.candidate import Candidate
 from longrope_search.footing import Footing, footing
-from longrope_search.memory_plan import MemoryPlan
-from longrope_search.passages import passages_of
+from longrope_search.model.memory_plan import MemoryPlan
+from longrope_search.model.passages import passages_of
+from longrope_search.model.scorer import Scorer
 from longrope_search.request import Request
 from longrope_search.result import Found, origin
-from longrope_search.scorer import Scorer
 from longrope_search.space import Space
 from longrope_search.stage import AS_TUNED, Stage, methods_of, start_token_choices
 from longrope_vllm.errors import SearchError

@@ -7,10 +7,10 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn
 
-from longrope_search.bench import Task
 from longrope_search.candidate import Candidate
-from longrope_search.engine import Batch, Score
-from longrope_search.scorer import BACKWARD, Measured
+from longrope_search.methods.engine import Batch, Score
+from longrope_search.model.scorer import BACKWARD, Measured
+from longrope_search.scoring.bench import Task
 from longrope_search.search import Watched
 from longrope_search.stage import Stage
 from longrope_vllm.lengths import format_length

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
-from longrope_search.passages import OBJECTIVES, Objective
+from longrope_search.model.passages import OBJECTIVES, Objective
 from longrope_search.space import SPACES, SpaceName
 from longrope_vllm.errors import SearchError
 from longrope_vllm.evaluation.labels import split_label

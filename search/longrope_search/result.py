@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from longrope_search.bench import Moment
 from longrope_search.candidate import Candidate
-from longrope_search.passages import Passage
+from longrope_search.model.passages import Passage
 from longrope_search.request import Request
+from longrope_search.scoring.bench import Moment
 from longrope_search.stage import AS_TUNED
 from longrope_vllm.evaluation.provenance import versions
 from longrope_vllm.factors import Origin, Tier

@@ -8,16 +8,16 @@ from functools import partial
 
 from optuna.storages import BaseStorage
 
-from longrope_search.bench import Bench, Told
 from longrope_search.candidate import Candidate
-from longrope_search.engine import Batch
+from longrope_search.methods.engine import Batch
+from longrope_search.methods.seeds import from_shorter, from_tuned, seeds
+from longrope_search.model.scorer import Measured
 from longrope_search.plan import Plan, identity
 from longrope_search.result import Found, Row
-from longrope_search.scorer import Measured
-from longrope_search.seeds import from_shorter, from_tuned, seeds
+from longrope_search.scoring.bench import Bench, Told
+from longrope_search.scoring.study import Study, UnmeasuredError
 from longrope_search.space import Point
 from longrope_search.stage import Stage, run_engine
-from longrope_search.study import Study, UnmeasuredError
 from longrope_vllm.lengths import format_length
 
 

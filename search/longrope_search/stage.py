@@ -6,17 +6,17 @@ from typing import Any
 
 import numpy as np
 
-from longrope_search.bench import Bench
 from longrope_search.candidate import Candidate
-from longrope_search.cma_es import CmaSettings, cma_es
-from longrope_search.engine import Batch, Engine
-from longrope_search.evolution import EvolutionSettings, evolution
-from longrope_search.gradient import GradientSettings, gradient
-from longrope_search.passages import Passage
+from longrope_search.methods.cma_es import CmaSettings, cma_es
+from longrope_search.methods.engine import Batch, Engine
+from longrope_search.methods.evolution import EvolutionSettings, evolution
+from longrope_search.methods.gradient import GradientSettings, gradient
+from longrope_search.methods.start_tokens import START_TOKENS, start_tokens
+from longrope_search.model.passages import Passage
+from longrope_search.model.scorer import BACKWARD
 from longrope_search.request import Method, Request
-from longrope_search.scorer import BACKWARD
+from longrope_search.scoring.bench import Bench
 from longrope_search.space import Point, Space
-from longrope_search.start_tokens import START_TOKENS, start_tokens
 from longrope_vllm.factors import Tier
 from longrope_vllm.geometry import Geometry
 from longrope_vllm.rope import BASELINES

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from longrope_search.candidate import Candidate
-from longrope_search.cma_es import CmaSettings, cma_es, corrected
-from longrope_search.engine import Score
-from longrope_search.seeds import seeds
+from longrope_search.methods.cma_es import CmaSettings, cma_es, corrected
+from longrope_search.methods.engine import Score
+from longrope_search.methods.seeds import seeds
 from longrope_search.space import Point, Space
 from toy_search import SMOLLM, Bowl, Course, drive, geometry, is_in, plain, space_of
 

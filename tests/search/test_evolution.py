@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from longrope_search.candidate import Candidate
-from longrope_search.engine import Score
-from longrope_search.evolution import EvolutionSettings, crossover, evolution, mutant
-from longrope_search.seeds import seeds
+from longrope_search.methods.engine import Score
+from longrope_search.methods.evolution import EvolutionSettings, crossover, evolution, mutant
+from longrope_search.methods.seeds import seeds
 from longrope_search.space import Point, Space
 from toy_search import SMOLLM, Bowl, Course, drive, is_in, space_of
 

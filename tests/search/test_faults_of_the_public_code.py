@@ -10,17 +10,17 @@ import torch
 from optuna.storages import InMemoryStorage
 from rich.console import Console
 
-from longrope_search.bench import Bench
-from longrope_search.engine import Batch
-from longrope_search.evolution import EvolutionSettings, crossover, evolution
-from longrope_search.passages import Passage
+from longrope_search.methods.engine import Batch
+from longrope_search.methods.evolution import EvolutionSettings, crossover, evolution
+from longrope_search.methods.seeds import seeds
+from longrope_search.methods.start_tokens import START_TOKENS
+from longrope_search.model.passages import Passage
+from longrope_search.model.scorer import Scorer
 from longrope_search.progress import Watch
-from longrope_search.scorer import Scorer
-from longrope_search.seeds import seeds
+from longrope_search.scoring.bench import Bench
+from longrope_search.scoring.study import Study
 from longrope_search.space import Point
 from longrope_search.stage import Stage, run_engine
-from longrope_search.start_tokens import START_TOKENS
-from longrope_search.study import Study
 from longrope_vllm import Geometry, read_factors
 from longrope_vllm.cli.main import main
 from measured_by_formula import Formula

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from longrope_search.candidate import Candidate
-from longrope_search.engine import Gradient, Score
-from longrope_search.gradient import GradientSettings, _of_free, gradient
-from longrope_search.seeds import seeds
+from longrope_search.methods.engine import Gradient, Score
+from longrope_search.methods.gradient import GradientSettings, _of_free, gradient
+from longrope_search.methods.seeds import seeds
 from longrope_search.space import Point, Space
 from toy_search import SMOLLM, Bowl, Course, drive, is_in, space_of
 

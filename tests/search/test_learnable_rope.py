@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from core.tolerances import assert_close
-from longrope_search import learnable_rope as module
 from longrope_search.candidate import Candidate
-from longrope_search.learnable_rope import LearnableRope
-from longrope_search.passages import Passage
-from longrope_search.scorer import Scorer
+from longrope_search.model import learnable_rope as module
+from longrope_search.model.learnable_rope import LearnableRope
+from longrope_search.model.passages import Passage
+from longrope_search.model.scorer import Scorer
 from longrope_vllm import Geometry
 from longrope_vllm.hf import FixedRotaryEmbedding, put_rotary, take_out
 from longrope_vllm.tier_table import tier_table

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 import peak_memory
-from longrope_search import memory_plan as module
-from longrope_search.memory_plan import MemoryPlan, available
+from longrope_search.model import memory_plan as module
+from longrope_search.model.memory_plan import MemoryPlan, available
 from longrope_vllm.errors import SearchError
 from tiny_models import tiny_llama
 

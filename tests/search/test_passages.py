@@ -7,7 +7,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from longrope_search.passages import Passage, passages_of
+from longrope_search.model.passages import Passage, passages_of
 from longrope_vllm.errors import SearchError
 from longrope_vllm.evaluation.documents import Document, cut_documents
 from longrope_vllm.evaluation.encoder import Encoder

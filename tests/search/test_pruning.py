@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from longrope_search.pruning import rungs, standing
+from longrope_search.scoring.pruning import rungs, standing
 
 TRIALS = 400
 

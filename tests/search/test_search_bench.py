@@ -7,17 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from longrope_search import bench as bench_module
-from longrope_search.bench import Bench
 from longrope_search.candidate import Candidate
-from longrope_search.engine import Batch
-from longrope_search.evolution import EvolutionSettings, evolution
-from longrope_search.gradient import GradientSettings, gradient
-from longrope_search.seeds import seeds
+from longrope_search.methods.engine import Batch
+from longrope_search.methods.evolution import EvolutionSettings, evolution
+from longrope_search.methods.gradient import GradientSettings, gradient
+from longrope_search.methods.seeds import seeds
+from longrope_search.scoring import bench as bench_module
+from longrope_search.scoring.bench import Bench
+from longrope_search.scoring.storage import open_storage
+from longrope_search.scoring.study import Study, UnmeasuredError
 from longrope_search.space import Point, Space
 from longrope_search.stage import run_engine
-from longrope_search.storage import open_storage
-from longrope_search.study import Study, UnmeasuredError
 from measured_by_formula import BEST, GEOMETRY, Formula, footing, passages
 
 SPACE = Space.of("longrope", GEOMETRY, footing(), length=32_768, step=1e-4, attention_factor=1.0)

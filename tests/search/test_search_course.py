@@ -9,10 +9,10 @@ import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 
-from longrope_search.bench import Moment
 from longrope_search.report.closed_forms import STYLES, factors_by_pair
 from longrope_search.report.course import Course, Reached, best_so_far, course, moving_mean
 from longrope_search.report.course_figure import draw_course, limits
+from longrope_search.scoring.bench import Moment
 from longrope_vllm.factor_plot import draw_png
 from made_search import WINDOW, found_candidate, made_found, made_plan
 

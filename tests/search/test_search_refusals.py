@@ -144,7 +144,7 @@ def test_a_worker_without_a_study_is_told_to_start_one(tmp_path: Path, capsys: p
 def test_too_little_memory_is_told_before_weights_are_loaded(
     model: Path, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("longrope_search.memory_plan.available", lambda device: 1_000_000)
+    monkeypatch.setattr("longrope_search.model.memory_plan.available", lambda device: 1_000_000)
     said = refused(capsys, model, "--target", "512", "--out", tmp_path / "f.json", "--documents", text, *SMALL)
     assert "of memory for a pass over 512 tokens, found 0.0 GB available: use --method evolution or cma" in said
     assert not (tmp_path / "f.json").exists()

@@ -17,7 +17,7 @@ from longrope_search.plan import Plan
 from longrope_search.report import markdown, write_report
 from longrope_search.report.gain import times, verdict
 from longrope_search.result import Found
-from longrope_search.storage import without_password
+from longrope_search.scoring.storage import without_password
 from made_search import made_found, made_plan
 
 COMMAND = "longrope search tiny --target 16k --out factors.json"

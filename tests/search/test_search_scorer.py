@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from longrope_search.passages import Passage
+from longrope_search.model.passages import Passage
 from longrope_vllm import Factors, Geometry
 from longrope_vllm.errors import SearchError
 from longrope_vllm.factors import Origin

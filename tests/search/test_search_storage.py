@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from optuna.study import StudyDirection
 
-from longrope_search.storage import FileLock, cut_torn_line, open_storage
+from longrope_search.scoring.storage import FileLock, cut_torn_line, open_storage
 from longrope_vllm.errors import SearchError
 
 _FORK = multiprocessing.get_context("spawn")

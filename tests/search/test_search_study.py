@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from longrope_search.candidate import Candidate
-from longrope_search.engine import Gradient
-from longrope_search.scorer import Measured
-from longrope_search.storage import open_storage
-from longrope_search.study import Study, UnmeasuredError, requests, worker_name
+from longrope_search.methods.engine import Gradient
+from longrope_search.model.scorer import Measured
+from longrope_search.scoring.storage import open_storage
+from longrope_search.scoring.study import Study, UnmeasuredError, requests, worker_name
 from longrope_vllm.errors import SearchError
 
 SETTINGS = {"model": "tiny", "length": 256, "factors": [1.0, 2.5]}

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from longrope_search.seeds import from_shorter, from_tuned, seeds
+from longrope_search.methods.seeds import from_shorter, from_tuned, seeds
 from longrope_search.space import Point, Vector
 from longrope_vllm import Geometry, Tier
 from toy_search import LLAMA3, PHI3, SMOLLM, geometry, space_of

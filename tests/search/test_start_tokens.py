@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from longrope_search.candidate import Candidate
-from longrope_search.engine import Score
+from longrope_search.methods.engine import Score
+from longrope_search.methods.start_tokens import start_tokens
 from longrope_search.space import Point
-from longrope_search.start_tokens import start_tokens
 from toy_search import drive, geometry, plain, space_of
 
 PUBLISHED = [0, 1, 2, 4, 8, 12, 16, 20, 24, 28, 32, 64, 128, 256]

@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 
 from longrope_search.candidate import Candidate
+from longrope_search.methods.seeds import seeds
 from longrope_search.result import Found
-from longrope_search.seeds import seeds
 from longrope_search.stage import AS_TUNED, COMPARED, Stage
 from longrope_vllm.evaluation.report.figure_style import Style, styles
 from longrope_vllm.factor_plot import COMPARED as DRAWN

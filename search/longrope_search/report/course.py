@@ -8,9 +8,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from longrope_search.bench import Moment
 from longrope_search.report.closed_forms import on_search_documents
 from longrope_search.result import Found
+from longrope_search.scoring.bench import Moment
 from longrope_search.stage import Stage
 
 

@@ -5,8 +5,8 @@ from dataclasses import asdict
 
 from longrope_search.plan import Plan
 from longrope_search.report.wording import as_factor
+from longrope_search.scoring.storage import without_password
 from longrope_search.stage import Settings, Stage
-from longrope_search.storage import without_password
 from longrope_vllm.evaluation.provenance import machine, versions
 from longrope_vllm.evaluation.report.rendering import Document
 from longrope_vllm.lengths import format_length

@@ -12,7 +12,7 @@ from longrope_search.report.closed_forms import STYLES
 from longrope_search.report.facts import documents, facts
 from longrope_search.report.section import section
 from longrope_search.result import Found
-from longrope_search.storage import without_password
+from longrope_search.scoring.storage import without_password
 from longrope_vllm.atomic import write_atomically
 from longrope_vllm.evaluation.report import rendering
 from longrope_vllm.evaluation.report.rendering import Page

@@ -6,10 +6,10 @@ from dataclasses import replace
 from itertools import islice
 
 from longrope_search.candidate import Candidate
+from longrope_search.methods.seeds import seeds
 from longrope_search.report.gain import held_out_perplexity, last_perplexity, times
 from longrope_search.report.wording import as_amount, as_factor, as_figure
 from longrope_search.result import Found, Row
-from longrope_search.seeds import seeds
 from longrope_search.stage import Stage
 from longrope_vllm.evaluation.perplexity import LAST
 from longrope_vllm.evaluation.report import tables

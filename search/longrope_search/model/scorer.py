@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from longrope_search.candidate import Candidate
-from longrope_search.engine import Gradient
-from longrope_search.learnable_rope import LearnableRope
-from longrope_search.passages import Passage
+from longrope_search.methods.engine import Gradient
+from longrope_search.model.learnable_rope import LearnableRope
+from longrope_search.model.passages import Passage
 from longrope_vllm.errors import SearchError
 from longrope_vllm.evaluation.loading import LoadedModel
 from longrope_vllm.evaluation.memory import in_memory

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from longrope_search.engine import Batch, Engine
+from longrope_search.methods.engine import Batch, Engine
 from longrope_search.space import Point, Space, Vector
 
 with warnings.catch_warnings():

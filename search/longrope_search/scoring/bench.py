@@ -12,11 +12,11 @@ from typing import Protocol
 import numpy as np
 
 from longrope_search.candidate import Candidate
-from longrope_search.engine import Batch, Gradient, Score
-from longrope_search.passages import Passage
-from longrope_search.pruning import rungs, standing
-from longrope_search.scorer import BACKWARD, Measured
-from longrope_search.study import Study, UnmeasuredError
+from longrope_search.methods.engine import Batch, Gradient, Score
+from longrope_search.model.passages import Passage
+from longrope_search.model.scorer import BACKWARD, Measured
+from longrope_search.scoring.pruning import rungs, standing
+from longrope_search.scoring.study import Study, UnmeasuredError
 
 
 class Measure(Protocol):

@@ -23,8 +23,8 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from longrope_search.candidate import Candidate
-from longrope_search.engine import Gradient
-from longrope_search.scorer import Measured
+from longrope_search.methods.engine import Gradient
+from longrope_search.model.scorer import Measured
 from longrope_vllm.errors import SearchError
 
 _SETTINGS = "longrope_settings"

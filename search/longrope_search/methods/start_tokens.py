@@ -1,6 +1,6 @@
 """The number of first tokens that keep the model's own rope (LongRoPE, arXiv 2402.13753, section 3.2 and table 3)."""
 
-from longrope_search.engine import Batch, Engine
+from longrope_search.methods.engine import Batch, Engine
 from longrope_search.space import Point, Space
 
 START_TOKENS = (0, 1, 2, 4, 8, 12, 16, 20, 24, 28, 32, 64, 128, 256)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from longrope_search.candidate import Candidate
-from longrope_search.engine import Gradient
+from longrope_search.methods.engine import Gradient
 from longrope_vllm.geometry import Geometry
 from longrope_vllm.rope import inverse_frequencies, own_rope
 

@@ -11,7 +11,7 @@ from typing import Self
 
 import numpy as np
 
-from longrope_search.engine import Batch, Engine, Scores
+from longrope_search.methods.engine import Batch, Engine, Scores
 from longrope_search.space import Point, Space
 
 _TRIES = 100  # to make a child that was not there before; a narrow space has only so many

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from longrope_search.engine import Batch, Engine
+from longrope_search.methods.engine import Batch, Engine
 from longrope_search.space import Point, Space, Vector
 
 

@@ -1,0 +1,1 @@
+"""How factors are found: engines behind one protocol, and where all of them begin."""
