@@ -71,7 +71,7 @@ def _tell(console: Console, found: Sequence[Found]) -> None:
         if one.best.loss >= one.best_baseline.loss:
             console.print(
                 f"{format_length(one.length)}: {one.best_baseline.label} is at least as good on held-out documents: "
-                "search with more documents or more evaluations, or serve that closed form"
+                "search with more documents or more evaluations, or serve that"
             )
 
 
@@ -94,6 +94,10 @@ def _report(prog: str, arguments: Arguments, console: Console) -> int:
     _study_options(options)
     options.add_argument("--out", metavar="FILE", type=Path, required=True, help="HTML page to write")
     asked = options.parse_args(arguments)
+    if asked.out.resolve() == Path(asked.study).resolve():
+        raise SearchError(
+            f"Expected a file of its own for the report, found the study {asked.study}: name another --out."
+        )
     storage = open_storage(asked.study, make=False)
     prepared = plan(_stated(asked.study, storage, asked))
     found = so_far(prepared, storage)

@@ -151,6 +151,7 @@ class Request:
         """All of it in JSON, with whole paths, for workers that join by the study alone."""
         found = asdict(self) | {
             "model": str(Path(self.model).absolute()),
+            "study": "",  # whoever reads this has it open, and its URL may hold a password
             "documents": [_whole_path(source) for source in self.documents],
         }
         return {name: str(value.absolute()) if isinstance(value, Path) else value for name, value in found.items()}

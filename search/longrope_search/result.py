@@ -88,13 +88,13 @@ class Found:
 
 def origin(request: Request, found: Sequence[Found], *, model: str, revision: str, command: str) -> Origin:
     """Where the factors come from, so that a reader can judge and repeat them."""
-    worse = [one.length for one in found if one.best.loss >= one.best_baseline.loss]
+    worse = [f"{one.best_baseline.label} at {one.length}" for one in found if one.best.loss >= one.best_baseline.loss]
     return Origin(
         method="search",
         model=model,
         revision=revision,
         command=command,
-        note=f"no better than the best closed form on held-out documents at {worse}" if worse else None,
+        note=f"on held-out documents no better than {', '.join(worse)}" if worse else None,
         measurements={
             "method": request.method,
             "objective": request.objective,

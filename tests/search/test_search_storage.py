@@ -99,3 +99,12 @@ def test_a_database_that_cannot_be_reached_is_named_without_its_password() -> No
     with pytest.raises(SearchError, match="Expected a database for --study at") as caught:
         open_storage("nosuchdb://user:secret@host/name", make=True)
     assert "secret" not in str(caught.value).partition("found:")[0]
+
+
+def test_a_study_torn_in_its_first_bytes_begins_anew(tmp_path: Path) -> None:
+    path = tmp_path / "study.log"
+    path.write_bytes(b'{"op_')
+    storage = open_storage(str(path), make=True)
+    storage.create_new_study([StudyDirection.MINIMIZE], "one")
+    again = open_storage(str(path), make=False)
+    assert [study.study_name for study in again.get_all_studies()] == ["one"]

@@ -76,3 +76,10 @@ def test_a_search_goes_on_from_a_study_in_a_database(searched: Path) -> None:
     assert main(["search", "worker", "--study", place]) == 0
     assert main(["search", *words]) == 0
     assert out.read_bytes() == first
+
+
+def test_a_report_does_not_overwrite_the_study(searched: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = searched.read_bytes()
+    assert main(["search", "report", "--study", str(searched), "--out", str(searched)]) == EXIT_CODE
+    assert "Expected a file of its own for the report" in capsys.readouterr().err
+    assert searched.read_bytes() == before

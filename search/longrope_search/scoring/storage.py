@@ -36,7 +36,7 @@ def open_storage(place: str, *, make: bool) -> BaseStorage:
     path = Path(place)
     if not make and not path.is_file():
         raise SearchError(f"Expected a study at {place}, found none: start longrope search first, or correct the path.")
-    if path.is_file() and path.read_bytes()[: len(_BEGINNING)] not in (b"", _BEGINNING):
+    if path.is_file() and not _is_journal(path):
         raise _not_a_journal(place)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -52,6 +52,12 @@ def open_storage(place: str, *, make: bool) -> BaseStorage:
 
 _BEGINNING = b'{"op_code"'
 """Of every line of a journal."""
+
+
+def _is_journal(path: Path) -> bool:
+    """True for a file that begins as a journal does, also for an empty one and one torn in its first bytes."""
+    with path.open("rb") as file:
+        return _BEGINNING.startswith(file.read(len(_BEGINNING)))
 
 
 def _not_a_journal(place: str) -> SearchError:
