@@ -5,7 +5,6 @@ import io
 import math
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ import pytest
 from matplotlib.image import imread
 from scipy.stats import ttest_rel
 
+from html_page import Page
 from longrope_search.plan import Plan
 from longrope_search.report import markdown, write_report
 from longrope_search.report.gain import times, verdict
@@ -22,37 +22,6 @@ from made_search import made_found, made_plan
 
 COMMAND = "longrope search tiny --target 16k --out factors.json"
 HOSTILE = "<b>tiny & co</b>|`$x_1$".replace("/", "\u2215")
-
-
-class Page(HTMLParser):
-    """Tags, references and visible text; checks that elements close in order."""
-
-    def __init__(self, content: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[str] = []
-        self.sources: list[str] = []
-        self.words: list[str] = []
-        self.feed(content)
-        self.close()
-        assert not self.open
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.sources += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "action", "data")]
-        if tag not in ("meta", "img"):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if "style" not in self.open:
-            self.words.append(data)
-
-    @property
-    def text(self) -> str:
-        return " ".join(" ".join(self.words).replace("\xa0", " ").split())
 
 
 def page_of(plan: Plan, found: list[Found], command: str = COMMAND) -> Page:
