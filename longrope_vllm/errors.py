@@ -42,5 +42,9 @@ class SearchError(LongRopeError):
     """Documents, a study or an option are not what a search for factors needs."""
 
 
+class TrainingError(LongRopeError):
+    """A recipe, its text or a folder of checkpoints is not what a training run needs."""
+
+
 class DemoError(LongRopeError):
     """The demonstration could not get its model."""
