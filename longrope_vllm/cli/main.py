@@ -18,6 +18,7 @@ COMMANDS = {
     "show": "geometry, tiers and wavelengths of a checkpoint, with a plot",
     "eval": "perplexity, passkey, RULER and more by length, for several sets of factors",
     "search": "find the factors of a checkpoint for longer sequences",
+    "train": "fine-tune a checkpoint with its factors, in stages, with short and long rows side by side",
     "verify": "prove that a server is exact: boundaries, crossings, neighbours, chunks, caches",
     "doctor": "check this installation, and what a checkpoint would get here and elsewhere",
 }

@@ -23,7 +23,7 @@ def exclusive(folder: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise EvaluationError(
-                f"Expected {folder} to be free, found another evaluation writing to it: wait for it, or give another "
+                f"Expected {folder} to be free, found another process writing to it: wait for it, or give another "
                 "--out."
             ) from None
         yield

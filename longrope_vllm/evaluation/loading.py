@@ -32,7 +32,7 @@ class LoadedModel:
                 f"Expected a causal language model in {self.folder}, found: {_first_line(error)}"
             ) from None
         model = model.eval().to(self.device)
-        _check_head(model)
+        check_head(model)
         return model
 
     @property
@@ -42,7 +42,7 @@ class LoadedModel:
         return "flash_attention_2" if usable else None
 
 
-def _check_head(model: Any) -> None:
+def check_head(model: Any) -> None:
     """Raise ``EvaluationError`` unless logits are what the lm head makes of the last hidden state.
 
     Losses are taken that way, chunk by chunk; Granite, Cohere and Gemma 2 scale or cap their logits besides.
