@@ -86,7 +86,7 @@ def test_one_evaluation_at_a_time_writes_to_a_folder(
 ) -> None:
     with exclusive(tmp_path / "out"):
         assert main(options(model, tmp_path / "out")) == 2
-    assert "found another evaluation writing to it" in capsys.readouterr().err
+    assert "found another process writing to it" in capsys.readouterr().err
 
 
 def test_keys_and_passwords_do_not_stand_in_the_report() -> None:

@@ -43,7 +43,7 @@ _UNCHANGED = ("out", "device", "save_every", "keep", "first_loss", "checkpointin
 
 
 def train(recipe: Recipe, console: Console) -> Path:
-    """Train, and return the folder of the tuned checkpoint. Raises ``LongRopeError`` before any work, and ``OSError``."""
+    """Train, and return the folder of the tuned checkpoint. Raises ``LongRopeError`` and ``OSError``."""
     processes = Processes.of(recipe)
     fit = check_fit(recipe)
     memory = plan_of(recipe, fit, processes.world)

@@ -1,0 +1,85 @@
+"""Which process reads which row: every row of a step once, in the step it belongs to, however many share the work."""
+
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from longrope_training.parallel import Processes
+from longrope_training.recipe import DataSource, Recipe, Stage
+from longrope_vllm.errors import TrainingError
+
+STEPS = 5
+
+
+def _recipe(tmp_path: Path, **changed: Any) -> Recipe:
+    factors = tmp_path / "factors.json"
+    factors.write_text("{}")
+    return Recipe(
+        model=tmp_path,
+        out=tmp_path / "out",
+        factors=factors,
+        stages=(Stage(length=64, steps=STEPS),),
+        data=(DataSource(source="stdlib"),),
+        **changed,
+    )
+
+
+def _trained_on(recipe: Recipe, world: int, ways: int, *, step: int) -> list[list[int]]:
+    """Rows of each group in order: under Ulysses the rows that its processes read are gone through one by one."""
+    found = []
+    for group in range(world // ways):
+        ranks = range(group * ways, (group + 1) * ways)
+        read = [Processes(rank=rank, world=world, ways=ways).rows(recipe, step=step) for rank in ranks]
+        assert len({len(rows) for rows in read}) == 1, "a process that reads less would leave the others waiting"
+        found.append(list(chain.from_iterable(zip(*read, strict=True))) if recipe.parallel == "sp" else read[0])
+    return found
+
+
+@pytest.mark.parametrize("step", [0, 1, 4])
+@pytest.mark.parametrize(
+    ("parallel", "world", "ways", "batch"),
+    [
+        ("single", 1, 1, 3),
+        ("single", 4, 1, 8),
+        ("sp", 2, 2, 1),
+        ("sp", 2, 2, 3),
+        ("sp", 4, 2, 2),
+        ("sp", 8, 2, 12),
+        ("sp", 4, 4, 6),
+        ("cp", 4, 2, 6),
+    ],
+)
+def test_a_step_trains_on_its_rows_once_from_any_step_on(
+    tmp_path: Path, parallel: str, world: int, ways: int, batch: int, step: int
+) -> None:
+    recipe = _recipe(tmp_path, parallel=parallel, ways=ways if ways > 1 else None, batch=batch)
+    groups = _trained_on(recipe, world, ways, step=step)
+    each = batch // len(groups)
+    for number in range(step, STEPS):
+        begin = (number - step) * each
+        rows = [row for group in groups for row in group[begin : begin + each]]
+        assert sorted(rows) == list(range(number * batch, (number + 1) * batch))
+
+
+def test_all_processes_of_a_ring_read_the_same_rows(tmp_path: Path) -> None:
+    recipe = _recipe(tmp_path, parallel="cp", batch=4)
+    first, second = (Processes(rank=rank, world=2, ways=2).rows(recipe, step=0) for rank in (0, 1))
+    assert first == second
+
+
+@pytest.mark.parametrize(
+    ("changed", "world", "said"),
+    [
+        ({"parallel": "sp", "ways": 2}, 3, "Expected processes in groups of 2, found 3"),
+        ({"parallel": "sp"}, 1, "Expected several processes for parallel sp, found one"),
+        ({"batch": 8}, 3, "Expected a batch that 3 groups of processes share evenly, found 8"),
+    ],
+)
+def test_processes_that_cannot_share_the_work_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: dict[str, Any], world: int, said: str
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", str(world))
+    with pytest.raises(TrainingError, match=said):
+        Processes.of(_recipe(tmp_path, **changed))
