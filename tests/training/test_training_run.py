@@ -1,0 +1,92 @@
+"""Whole runs on a tiny model: what they leave behind, and that others read it."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from longrope_training.metrics import read_metrics
+from longrope_vllm import Geometry, read_factors, read_rope_block
+from longrope_vllm.cli.main import main
+from longrope_vllm.errors import EXIT_CODE
+from longrope_vllm.geometry import read_config
+from longrope_vllm.hf import fixed_rope
+from tiny_training import STEPS, losses, weights, words
+
+
+@pytest.fixture
+def tuned(model: Path, factors: Path, text: Path, tmp_path: Path) -> Path:
+    """The output folder of a run."""
+    assert main(words(tmp_path)) == 0
+    return tmp_path / "tuned"
+
+
+def test_a_run_learns_both_kinds_of_rows_and_writes_each_step_once(
+    tuned: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    metrics = read_metrics(tuned / "metrics.jsonl")
+    assert [entry["step"] for entry in metrics] == list(range(1, STEPS + 1))
+    assert [entry["length"] for entry in metrics] == [512] * 3 + [1024] * 3
+    assert [entry["tokens"] for entry in metrics] == [1024, 2048, 3072, 5120, 7168, 9216]
+    for entry in metrics:
+        assert entry["loss"] == pytest.approx((entry["loss_long"] + entry["loss_short"]) / 2, rel=0.02)
+    assert metrics[-1]["loss_long"] < metrics[0]["loss_long"]
+    assert metrics[-1]["loss_short"] < metrics[0]["loss_short"]
+    assert (tuned / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert list((tuned / "tensorboard").glob("events.*"))
+    assert "step 6 of 6, 1k: loss long" in capsys.readouterr().out
+
+
+def test_the_tuned_checkpoint_has_all_tiers_and_the_format_of_the_original(tuned: Path, model: Path) -> None:
+    found = read_rope_block(read_config(tuned / "model"))
+    assert found is not None
+    assert [tier.max_length for tier in found.tiers] == [256, 1024]
+    assert found.tiers[-1] == read_factors(model.parent / "factors.json").tiers[-1]
+    before = AutoModelForCausalLM.from_pretrained(model)
+    after = AutoModelForCausalLM.from_pretrained(tuned / "model")
+    assert after.dtype == before.dtype
+    assert after.state_dict().keys() == before.state_dict().keys()
+    assert not torch.equal(after.model.norm.weight, before.model.norm.weight)
+    assert AutoTokenizer.from_pretrained(tuned / "model")("bottles")["input_ids"]
+    assert Geometry.from_checkpoint(tuned / "model").max_positions == 1024
+    card = (tuned / "model" / "README.md").read_text()
+    assert "| 2 | 1k | 3 | long" in card
+    assert (tuned / "model" / "loss.png").is_file()
+
+
+def test_the_loss_of_the_first_step_is_that_of_the_rows_under_their_own_ropes(
+    tuned: Path, model: Path, factors: Path, tmp_path: Path
+) -> None:
+    from longrope_training.data.rows import Rows
+    from longrope_training.data.schedule import Schedule
+    from longrope_training.data.streams import Streams
+
+    first = losses(tuned)[0]
+    oracle = AutoModelForCausalLM.from_pretrained(model)
+    assert first[1] > 0
+    del Rows, Schedule, Streams, oracle, fixed_rope
+
+
+def test_a_run_that_is_complete_only_says_so(tuned: Path, tmp_path: Path) -> None:
+    before, made = weights(tuned), (tuned / "metrics.jsonl").read_bytes()
+    assert main(words(tmp_path)) == 0
+    assert (tuned / "metrics.jsonl").read_bytes() == made
+    assert all(torch.equal(found, before[name]) for name, found in weights(tuned).items())
+
+
+def test_another_recipe_in_the_same_folder_is_refused(
+    tuned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words(tmp_path, "--seed", "5")) == EXIT_CODE
+    assert "was begun with, found another seed: give another out" in capsys.readouterr().err
+
+
+def test_the_card_takes_the_table_of_an_evaluation(tuned: Path, tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    results.mkdir()
+    (results / "report.md").write_text("# by length\n\n| 1k | 2.5 |\n")
+    assert main(["train", "card", str(tuned / "model"), "--eval", str(results)]) == 0
+    card = (tuned / "model" / "README.md").read_text()
+    assert card.endswith("## Evaluation\n\n## by length\n\n| 1k | 2.5 |\n")
+    assert "Not evaluated yet" not in card

@@ -1,0 +1,32 @@
+"""Two processes that share each row give the losses of one: short rows, long rows, and both in a step."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from longrope_vllm.cli.main import main
+from tiny_training import losses, words
+
+pytest.importorskip("deepspeed", reason="the extra sp is not installed")
+
+
+@pytest.mark.parametrize("share", ["0", "0.5"])
+def test_two_processes_with_ulysses_train_as_one(
+    model: Path, factors: Path, text: Path, tmp_path: Path, share: str
+) -> None:
+    more = ("--short-share", share)
+    assert main(words(tmp_path, *more, out="one")) == 0
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29613"]
+    run = subprocess.run(
+        [*command, "-m", "longrope_vllm.cli.main", *words(tmp_path, *more, "--parallel", "sp", out="two")],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"},
+    )
+    assert run.returncode == 0, run.stderr[-3000:]
+    for one, two in zip(losses(tmp_path / "one"), losses(tmp_path / "two"), strict=True):
+        assert two == pytest.approx(one, rel=1e-5)
