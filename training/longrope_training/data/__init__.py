@@ -1,0 +1,1 @@
+"""From text to the rows of a run: deterministic, resumable, and known before a step is spent."""
