@@ -1,14 +1,18 @@
 """What a user asks of one training run, checked for itself before anything is read.
 
 A recipe names a checkpoint, the factors of each stage, text, and how to train. Whether those fit each other is checked
-in ``plan``.
+in ``fit``. Types and docstrings of the fields are what recipe files and the command line are read and explained by
+(``recipe_file``).
 """
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
 from longrope_vllm.errors import TrainingError
+
+Tokens = Annotated[int, "tokens"]
+"""A number of tokens, which people may write as ``128k``."""
 
 Rows = Literal["long", "short", "both"]
 Tuning = Literal["auto", "full", "lora"]
@@ -22,8 +26,8 @@ Positions = Literal["whole", "pose"]
 class Stage:
     """Steps at one length; weights and the optimizer's state carry over from stage to stage."""
 
-    length: int
-    """Tokens of a row."""
+    length: Tokens
+    """Of a row."""
     steps: int
     """Steps of the optimizer."""
     factors: Path | None = None
@@ -52,8 +56,8 @@ class DataSource:
     """Kinds of rows that it is for."""
     upsample: float = 1.0
     """How many times likelier a long document comes into long rows than a short one."""
-    upsample_from: int = 0
-    """Tokens from which on a document is a long one."""
+    upsample_from: Tokens = 0
+    """Length from which on a document is a long one."""
 
     def __post_init__(self) -> None:
         positive(f"weight of {self.source}", self.weight)
@@ -73,7 +77,9 @@ class Recipe:
     out: Path
     """Folder for data, checkpoints, metrics and the tuned checkpoint."""
     stages: tuple[Stage, ...]
+    """One after the other."""
     data: tuple[DataSource, ...]
+    """Text to train on."""
     factors: Path | None = None
     """``factors.json`` of all stages that name none."""
 
@@ -85,18 +91,22 @@ class Recipe:
     """``pose`` trains long positions on rows of the trained window, in two chunks with a jump (arXiv 2309.10400)."""
 
     learning_rate: float = 2e-5
+    """Of the optimizer, at its highest."""
     learning_rate_schedule: LearningRateSchedule = "linear"
     """Over the steps of each stage."""
     warmup: int = 0
     """Steps of each stage over which the learning rate rises to its value."""
     weight_decay: float = 0.0
+    """Of AdamW."""
     betas: tuple[float, float] = (0.9, 0.95)
     """Adam's."""
     max_grad_norm: float = 1.0
+    """Gradients of a larger norm are scaled down to it."""
 
     tuning: Tuning = "auto"
     """All weights, or low-rank adapters with norms and embeddings; ``auto`` takes adapters from 7B weights on."""
     lora_rank: int = 8
+    """Of the adapters."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """Of the arithmetic; weights that are trained in full are kept in float32."""
 
@@ -105,15 +115,18 @@ class Recipe:
     ways: int | None = None
     """Processes that share one row; all of them when None."""
     attention: Attention = "auto"
+    """``auto`` takes flash-attn where it is installed and can be used, SDPA elsewhere."""
     checkpointing: bool = True
     """Compute activations again on the way back instead of keeping them."""
     offload: bool = False
     """Keep what checkpointing keeps in the memory of the host."""
-    mlp_tokens: int | None = None
+    mlp_tokens: Tokens | None = None
     """Tokens whose MLP is computed at once; all of a row when None."""
 
     seed: int = 0
+    """Of the order of the data and of new weights."""
     device: str = "auto"
+    """``auto`` is CUDA where there is some."""
     save_every: int = 50
     """Steps between checkpoints."""
     keep: int = 2
