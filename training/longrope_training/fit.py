@@ -1,0 +1,221 @@
+"""Whether a recipe, its checkpoint, its factors and this machine fit each other, told before anything is loaded.
+
+Read are ``config.json``, the factors, and whether there is a tokenizer: no weights, no text. What a recipe can say
+about itself alone is checked in ``recipe``.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+
+from longrope_training.recipe import Recipe, Stage
+from longrope_vllm.errors import TrainingError
+from longrope_vllm.evaluation.loading import device_named
+from longrope_vllm.factors import Factors, Tier, own_tier
+from longrope_vllm.factors_file import read_factors
+from longrope_vllm.geometry import Geometry, positive_int, read_config, text_config
+from longrope_vllm.rope_block import check_fits, read_rope_block
+
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt", "tekken.json")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageFit:
+    """One stage with what it is trained under."""
+
+    stage: Stage
+    factors: Factors
+    """Tiers of the stage, the checkpoint's own one in front."""
+    tier: Tier
+    """The one that serves sequences of the stage's length, under which its long rows are trained."""
+    row: int
+    """Tokens of a row: the length of the stage, or the window of the own tier with ``pose``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """A recipe that can be run, with what was read for that."""
+
+    config: Mapping[str, Any]
+    """The language model's part of ``config.json``."""
+    geometry: Geometry
+    """The rope that factors are relative to; of a longrope checkpoint the one below its block."""
+    own: Tier
+    """The checkpoint's own rope, which short rows keep; of a longrope checkpoint its shortest tier."""
+    stages: tuple[StageFit, ...]
+    heads: int
+    """Attention heads of a layer."""
+    kv_heads: int
+    """Of keys and values."""
+    device: torch.device
+
+
+def check_fit(recipe: Recipe, *, processes: int | None = None) -> Fit:
+    """What the stages of ``recipe`` are trained under.
+
+    ``processes`` of the run are those that a launcher says (``WORLD_SIZE``) unless named; nothing that depends on them
+    is checked where neither does. A checkpoint that has a longrope block already is tuned further: its own rope is the
+    shortest tier of that block. Raises ``LongRopeError``, one sentence for whatever does not fit.
+    """
+    config = text_config(read_config(recipe.model))
+    if not any((recipe.model / name).is_file() for name in _TOKENIZERS):
+        raise TrainingError(
+            f"Expected a tokenizer in {recipe.model}, found none of {', '.join(_TOKENIZERS)}: put the checkpoint's own "
+            "files there."
+        )
+    block = read_rope_block(config)
+    geometry = Geometry.from_config(config) if block is None else block.geometry
+    own = own_tier(geometry) if block is None else block.tiers[0]
+    heads = positive_int(config, "num_attention_heads")
+    fit = Fit(
+        config=config,
+        geometry=geometry,
+        own=own,
+        stages=tuple(_stage_fit(recipe, stage, config, own) for stage in recipe.stages),
+        heads=heads,
+        kv_heads=heads if config.get("num_key_value_heads") is None else positive_int(config, "num_key_value_heads"),
+        device=device_named(recipe.device),
+    )
+    _check_ways(recipe, fit, _launched() if processes is None else processes)
+    _check_installed(recipe)
+    _check_device(recipe, fit)
+    return fit
+
+
+def check_shared(parallel: str, ways: int, *, heads: int, kv_heads: int) -> None:
+    """Raise ``TrainingError`` unless ``ways`` processes can share a row.
+
+    Ulysses gives each of them whole heads: as many queries each, and keys and values as many each or each of them to as
+    many processes (the rule of DeepSpeed's ``UlyssesSPAttentionHF``). A ring takes any number.
+    """
+    if parallel != "sp":
+        return
+    if heads % ways:
+        raise TrainingError(
+            f"Expected attention heads that {ways} processes can share out, found {heads} in config.json: give --ways "
+            f"{_ways_text(heads, kv_heads)}, or --parallel cp."
+        )
+    if kv_heads % ways and ways % kv_heads:
+        raise TrainingError(
+            f"Expected ways that divide the {kv_heads} heads of keys and values, or a multiple of them, found {ways}: "
+            f"give --ways {_ways_text(heads, kv_heads)}, or --parallel cp."
+        )
+
+
+def shared_by(heads: int, kv_heads: int) -> tuple[int, ...]:
+    """The numbers of processes above one that Ulysses can share these heads out to, ascending."""
+    return tuple(
+        ways for ways in range(2, heads + 1) if heads % ways == 0 and (kv_heads % ways == 0 or ways % kv_heads == 0)
+    )
+
+
+def _stage_fit(recipe: Recipe, stage: Stage, config: Mapping[str, Any], own: Tier) -> StageFit:
+    file = stage.factors or recipe.factors
+    assert file is not None  # a recipe has factors for every stage
+    factors = read_factors(file)
+    check_fits(config, factors)
+    if stage.length <= own.max_length:
+        raise TrainingError(
+            f"Expected stages above the {own.max_length:,} tokens of the checkpoint's own rope, found one of "
+            f"{stage.length:,}: up to there is nothing to stretch, so name a longer --stage."
+        )
+    if stage.length > factors.max_length:
+        raise TrainingError(
+            f"Expected factors that reach the {stage.length:,} tokens of a stage, found some up to "
+            f"{factors.max_length:,} in {file}: search or name factors for that length, or shorten the stage."
+        )
+    factors = factors.with_own_tier(own)
+    return StageFit(
+        stage=stage,
+        factors=factors,
+        tier=factors.tier_for(stage.length),
+        row=own.max_length if recipe.positions == "pose" else stage.length,
+    )
+
+
+def _check_installed(recipe: Recipe) -> None:
+    """Packages that an option needs and that are not part of the extra ``train`` everywhere."""
+    for option, asked, package, module in (
+        ("--attention flash", recipe.attention == "flash", "flash-attn", "flash_attn"),
+        ("--parallel sp", recipe.parallel == "sp", "deepspeed", "deepspeed"),
+    ):
+        if asked and find_spec(module) is None:
+            raise TrainingError(
+                f"Expected {package} for {option}, found none installed: pip install {package}, or leave the option "
+                "out."
+            )
+
+
+def _check_device(recipe: Recipe, fit: Fit) -> None:
+    """What needs a GPU."""
+    if recipe.offload and not recipe.checkpointing:
+        raise TrainingError("Expected checkpointing with offload, which moves what it keeps: leave one of them out.")
+    if recipe.attention == "flash" and recipe.dtype != "bfloat16":
+        raise TrainingError(f"Expected --dtype bfloat16 for --attention flash, found {recipe.dtype}.")
+    for option, asked in (
+        ("--attention flash", recipe.attention == "flash"),
+        ("--parallel cp", recipe.parallel == "cp"),
+        ("--offload", recipe.offload),
+    ):
+        if asked and fit.device.type != "cuda":
+            raise TrainingError(
+                f"Expected a CUDA device for {option}, found {fit.device}: leave it out here, or train on a GPU."
+            )
+
+
+def _check_ways(recipe: Recipe, fit: Fit, processes: int | None) -> None:
+    """What depends on how many processes share a row."""
+    if recipe.parallel == "single":
+        if recipe.ways not in (None, 1):
+            raise TrainingError(
+                f"Expected --parallel sp or cp for {recipe.ways} ways, found single, where each process has rows of "
+                "its own: name one, or leave --ways out."
+            )
+        return
+    if recipe.parallel == "cp":
+        _check_ring(recipe, fit)
+    ways = recipe.ways or processes
+    if ways is None:
+        return
+    if processes is not None and processes % ways:
+        raise TrainingError(
+            f"Expected processes in groups of {ways} for --ways {ways}, found {processes}: start a multiple of it."
+        )
+    check_shared(recipe.parallel, ways, heads=fit.heads, kv_heads=fit.kv_heads)
+    parts = 2 * ways if recipe.parallel == "cp" else ways  # a ring gives each process one early and one late part
+    for one in fit.stages:
+        if one.row % parts:
+            raise TrainingError(
+                f"Expected rows that {ways} processes can share out in {parts} equal parts, found one of {one.row:,} "
+                f"tokens: name a --stage that is a multiple of {parts}, or other --ways."
+            )
+
+
+def _check_ring(recipe: Recipe, fit: Fit) -> None:
+    """A ring sees one document a row, whole, through PyTorch's own attention."""
+    window = fit.config.get("sliding_window") if fit.config.get("use_sliding_window", True) else None
+    for found, asked in (
+        (f"rows of short documents (--short-share {recipe.short_share:g})", recipe.short_share > 0),
+        ("--attention flash", recipe.attention == "flash"),
+        ("--positions pose", recipe.positions == "pose"),
+        (f"layers that see {window} tokens", window is not None and window < max(one.row for one in fit.stages)),
+    ):
+        if asked:
+            raise TrainingError(
+                f"Expected one document a row under full attention for --parallel cp, found {found}: take "
+                "--parallel sp, or leave it out."
+            )
+
+
+def _launched() -> int | None:
+    """Processes of the run as its launcher says, or None."""
+    found = os.environ.get("WORLD_SIZE", "")
+    return int(found) if found.isdecimal() and int(found) else None
+
+
+def _ways_text(heads: int, kv_heads: int) -> str:
+    return " or ".join(map(str, shared_by(heads, kv_heads))) or "1"
