@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from core.tolerances import TOLERANCE
-from longrope_training.model.adapters import merged, trainable_share, wants_adapters, with_adapters
+from longrope_training.model.adapters import merged, trainable_share, with_adapters
 from longrope_training.model.document_attention import register_document_attention
 from longrope_training.model.loss_head import LossHead, put_loss_head
 from longrope_training.model.tier_rope import tier_rope
@@ -155,10 +155,6 @@ def test_the_share_that_is_trained_counts_each_weight_once() -> None:
     assert trained == adapters + whole
     assert total == every + adapters + whole
 
-
-def test_large_models_want_adapters() -> None:
-    assert not wants_adapters(6_999_999_999)
-    assert wants_adapters(7_000_000_000)
 
 
 def test_a_model_without_linear_layers_in_its_layers_is_refused() -> None:

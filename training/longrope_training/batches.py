@@ -20,10 +20,10 @@ def rope_of_stage(stage: int) -> str:
 class Batches(Dataset[dict[str, Any]]):
     """What the model is given, by number of the row in the run."""
 
-    def __init__(self, rows: Rows, *, batch: int) -> None:
-        """``batch`` rows make a step."""
+    def __init__(self, rows: Rows, schedule: Schedule) -> None:
+        """``rows`` are those of ``schedule``."""
         self._rows = rows
-        self._batch = batch
+        self._schedule = schedule
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -32,7 +32,7 @@ class Batches(Dataset[dict[str, Any]]):
         """``input_ids``, ``position_ids`` and ``labels`` [1, T]; ``rope``, a name; ``step_targets``, a number."""
         row = self._rows[number]
         rope = OWN if row.slot.kind == "short" else rope_of_stage(row.slot.stage)
-        return _tensors(row) | {"rope": rope, "step_targets": self._rows.step_targets(number // self._batch)}
+        return _tensors(row) | {"rope": rope, "step_targets": self._rows.step_targets(number // self._schedule.batch)}
 
 
 class Beginnings(Dataset[dict[str, Any]]):

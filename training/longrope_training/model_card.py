@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from longrope_training.data.streams import Streams
 from longrope_training.fit import Fit
 from longrope_training.recipe import Recipe
 from longrope_vllm.atomic import write_atomically
@@ -15,11 +16,10 @@ _EVALUATION = "## Evaluation\n"
 _NOT_YET = "Not evaluated yet. `longrope train card FOLDER --eval RESULTS` puts the table of `longrope eval` here.\n"
 
 
-def model_card(recipe: Recipe, fit: Fit, *, data: str, metrics: Sequence[Mapping[str, Any]]) -> str:
-    """Markdown; ``data`` is the table of the text that was trained on."""
+def model_card(recipe: Recipe, fit: Fit, *, streams: Streams, metrics: Sequence[Mapping[str, Any]]) -> str:
+    """Markdown; ``metrics`` are the lines of ``metrics.jsonl``."""
     name = recipe.model.resolve().name
-    longest = format_length(fit.factors[-1].max_length)
-    tiers = ", ".join(format_length(tier.max_length) for tier in fit.factors[-1].with_own_tier(fit.own).tiers)
+    tiers = [format_length(tier.max_length) for tier in fit.stages[-1].factors.tiers]
     last = metrics[-1]
     stages = "\n".join(
         f"| {number} | {format_length(stage.length)} | {stage.steps} | {_losses(metrics, number)} |"
@@ -29,10 +29,10 @@ def model_card(recipe: Recipe, fit: Fit, *, data: str, metrics: Sequence[Mapping
 base_model: {name}
 tags: [longrope, long-context]
 ---
-# {name}, up to {longest} tokens
+# {name}, up to {tiers[-1]} tokens
 
 Fine-tuned with LongRoPE factors ([2402.13753](https://arxiv.org/abs/2402.13753),
-[2502.20082](https://arxiv.org/abs/2502.20082)) by longrope-vllm. Tiers in `config.json`: {tiers}.
+[2502.20082](https://arxiv.org/abs/2502.20082)) by longrope-vllm. Tiers in `config.json`: {", ".join(tiers)}.
 `longrope serve` gives every request the tier of its length; other engines take the shortest and the longest of them.
 
 ## Training
@@ -48,7 +48,7 @@ rope of the checkpoint; learning rate {recipe.learning_rate:g}, {recipe.learning
 
 ## Data
 
-{data}
+{_data(streams)}
 
 {_EVALUATION}
 {_NOT_YET}"""
@@ -67,6 +67,15 @@ def put_evaluation(model: Path, report: Path) -> None:
     before = card.read_text(encoding="utf-8").partition(_EVALUATION)[0]
     table = re.sub(r"^#", "##", found.read_text(encoding="utf-8"), flags=re.MULTILINE)  # below our own heading
     write_atomically(card, f"{before}{_EVALUATION}\n{table}")
+
+
+def _data(streams: Streams) -> str:
+    rows = [
+        f"| {one.source} | {one.kind} | {one.documents:,} | {one.tokens:,} | {one.passes} | {one.longest:,} |"
+        for one in streams.portions
+    ]
+    head = ("| source | rows | documents | tokens | passes | longest document |", "|---|---|---|---|---|---|")
+    return "\n".join([*head, *rows])
 
 
 def _losses(metrics: Sequence[Mapping[str, Any]], stage: int) -> str:

@@ -13,7 +13,7 @@ from typing import Any, Self
 
 import torch
 
-from longrope_training.model.document_attention import DOCUMENT_ATTENTION
+from longrope_training.model.document_attention import register_document_attention
 from longrope_training.recipe import Recipe
 from longrope_vllm.errors import TrainingError
 from longrope_vllm.extras import require
@@ -138,7 +138,7 @@ def attention_of(recipe: Recipe) -> str:
         return "sdpa"
     if recipe.attention == "flash" or (recipe.attention == "auto" and _flash_is_usable(recipe)):
         return "flash_attention_2"
-    return DOCUMENT_ATTENTION
+    return register_document_attention()
 
 
 def _flash_is_usable(recipe: Recipe) -> bool:

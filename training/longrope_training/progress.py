@@ -2,10 +2,10 @@
 
 import math
 from time import monotonic
-from typing import Any
+from typing import Any, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, TaskID, TaskProgressColumn, TextColumn
 from transformers import TrainerCallback
 
 from longrope_training.data.schedule import Schedule
@@ -14,14 +14,37 @@ from longrope_vllm.lengths import format_length
 _BETWEEN = 30.0  # seconds between two lines, where nobody watches a bar
 
 
+class TextWatch:
+    """Tokens that are prepared."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._progress = Progress(*_columns(), console=console, disable=not console.is_terminal, transient=True)
+        self._spoke = monotonic()
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        self._bar = self._progress.add_task("preparing text", at="")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def __call__(self, done: int, wanted: int) -> None:
+        """``done`` of the ``wanted`` tokens are on disk."""
+        self._progress.update(self._bar, completed=done, total=wanted, at=f"{done:,} of {wanted:,} tokens")
+        if self._progress.disable and monotonic() - self._spoke > _BETWEEN:
+            self._spoke = monotonic()
+            self._console.print(f"preparing text: {done:,} of {wanted:,} tokens")
+
+
 class Watch(TrainerCallback):
     """Loss by kind of row, tokens a second, memory, and the time that is left."""
 
     def __init__(self, console: Console, schedule: Schedule) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[at]}"))
         self._console = console
         self._schedule = schedule
-        self._progress = Progress(*columns, console=console, disable=not console.is_terminal)
+        self._progress = Progress(*_columns(), console=console, disable=not console.is_terminal)
         self._bar: TaskID | None = None
         self._spoke = -math.inf
 
@@ -62,6 +85,10 @@ class Watch(TrainerCallback):
                 f"{_time(left)} left",
             ]
         )
+
+
+def _columns() -> tuple[ProgressColumn, ...]:
+    return TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[at]}")
 
 
 def _time(seconds: float) -> str:

@@ -4,6 +4,7 @@ In the output folder: ``recipe.json`` (what decides the result), ``data/`` (toke
 ``metrics.jsonl``, ``tensorboard/``, ``loss.png`` and ``model/``, the tuned checkpoint.
 """
 
+import fcntl
 import json
 import os
 from contextlib import AbstractContextManager, nullcontext
@@ -16,10 +17,11 @@ from transformers import TrainingArguments
 
 from longrope_training.batches import Batches, Beginnings
 from longrope_training.checkpoints import Checkpoints, step_of
-from longrope_training.data.histogram import histogram, markdown_table
+from longrope_training.data.histogram import prepared
+from longrope_training.data.prepare import prepare
 from longrope_training.data.rows import Rows
 from longrope_training.data.schedule import Schedule
-from longrope_training.data.streams import Streams, prepare
+from longrope_training.data.streams import Streams
 from longrope_training.export import export
 from longrope_training.first_loss import FirstLoss
 from longrope_training.fit import Fit, check_fit
@@ -27,10 +29,10 @@ from longrope_training.loss_plot import loss_png
 from longrope_training.memory_plan import plan_of
 from longrope_training.metrics import Metrics, read_metrics
 from longrope_training.model.adapters import trainable_share
-from longrope_training.model.load import TrainedModel, load, uses_adapters
+from longrope_training.model.load import TrainedModel, load
 from longrope_training.model_card import model_card
 from longrope_training.parallel import Processes, parallel_settings
-from longrope_training.progress import Watch
+from longrope_training.progress import TextWatch, Watch
 from longrope_training.recipe import Recipe
 from longrope_training.trainer import LongContextTrainer
 from longrope_vllm.atomic import write_atomically
@@ -46,15 +48,14 @@ def train(recipe: Recipe, console: Console) -> Path:
     """Train, and return the folder of the tuned checkpoint. Raises ``LongRopeError`` and ``OSError``."""
     processes = Processes.of(recipe)
     fit = check_fit(recipe)
-    memory = plan_of(recipe, fit, processes.world)
+    memory = plan_of(recipe, fit)
     console = console if processes.first else Console(quiet=True)
     with _held(recipe.out, processes):
         _same_recipe(recipe, fit, processes)
         console.print(str(memory))
         memory.check()
-        schedule = Schedule.of(recipe, window=fit.window)
-        streams = prepare(recipe, schedule, tokenizer_at(str(recipe.model)), window=fit.window, console=console)
-        console.print(histogram(streams))
+        schedule = Schedule.of(recipe, window=fit.own.max_length)
+        streams = _text(recipe, schedule, console)
         checkpoints = Checkpoints(folder=recipe.out / "checkpoints", keep=recipe.keep)
         last = checkpoints.newest()
         if last is None or step_of(last) < recipe.steps:
@@ -63,6 +64,16 @@ def train(recipe: Recipe, console: Console) -> Path:
             _finish(recipe, fit, streams, checkpoints)
             console.print(f"tuned checkpoint: {recipe.out / 'model'}")
     return recipe.out / "model"
+
+
+def _text(recipe: Recipe, schedule: Schedule, console: Console) -> Streams:
+    """The rows' text, prepared by the first process that comes; the others on its file system wait for it."""
+    recipe.out.mkdir(parents=True, exist_ok=True)
+    with (recipe.out / ".data.lock").open("w") as lock, TextWatch(console) as told:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # given back when closed, however the process ends
+        streams = prepare(recipe, schedule, tokenizer_at(str(recipe.model)), told=told)
+    console.print(prepared(streams))
+    return streams
 
 
 def _train(
@@ -81,7 +92,7 @@ def _train(
     model = load(recipe, fit)
     trained, weights = trainable_share(model.module)
     console.print(f"training {trained:,} of {weights:,} weights for {recipe.steps:,} steps from step {_step(last):,}")
-    rows = Rows(streams, schedule, recipe)
+    rows = Rows(streams, schedule, seed=recipe.seed)
     first = (
         [] if recipe.first_loss is None or last is not None else [_first_loss(recipe, fit, rows, schedule, processes)]
     )
@@ -107,7 +118,7 @@ def _trainer(
         model.module,
         settings,
         recipe=recipe,
-        batches=Batches(rows, batch=recipe.batch),
+        batches=Batches(rows, schedule),
         schedule=schedule,
         processes=processes,
         rope=model.rope,
@@ -149,7 +160,7 @@ def _settings(recipe: Recipe, processes: Processes) -> TrainingArguments:
 
 def _first_loss(recipe: Recipe, fit: Fit, rows: Rows, schedule: Schedule, processes: Processes) -> FirstLoss:
     assert recipe.first_loss is not None
-    tokens = fit.window // processes.ways * processes.ways
+    tokens = fit.own.max_length // processes.ways * processes.ways
     count = processes.ways if recipe.parallel == "sp" else 1
     return FirstLoss(Beginnings(rows, schedule, tokens=tokens, count=count), limit=recipe.first_loss)
 
@@ -163,10 +174,10 @@ def _finish(recipe: Recipe, fit: Fit, streams: Streams, checkpoints: Checkpoints
     export(
         last,
         recipe.model,
-        fit.factors[-1],
+        fit.stages[-1].factors,
         adapters=uses_adapters(recipe, fit),
         folder=recipe.out / "model",
-        card=model_card(recipe, fit, data=markdown_table(streams), metrics=metrics),
+        card=model_card(recipe, fit, streams=streams, metrics=metrics),
         picture=picture,
     )
 
@@ -178,7 +189,7 @@ def _held(folder: Path, processes: Processes) -> AbstractContextManager[None]:
 def _same_recipe(recipe: Recipe, fit: Fit, processes: Processes) -> None:
     """Keep what decides the result beside it, or raise ``TrainingError`` where something else is kept."""
     stated = {name: value for name, value in asdict(recipe).items() if name not in _UNCHANGED}
-    stated |= {"processes": processes.world, "factors": [asdict(tier) for tier in fit.tiers]}
+    stated |= {"processes": processes.world, "factors": [asdict(one.tier) for one in fit.stages]}
     now = json.loads(json.dumps(stated, default=str))
     path = recipe.out / "recipe.json"
     if path.is_file():

@@ -20,16 +20,12 @@ from longrope_training.checkpoints import Checkpoints, step_of
 from longrope_training.data.schedule import Schedule
 from longrope_training.learning_rate import learning_rates
 from longrope_training.metrics import peak_memory
-from longrope_training.model.loss_head import LossHead
+from longrope_training.model.loss_head import IGNORED, LossHead
 from longrope_training.model.offload import offloaded
 from longrope_training.model.tier_rope import TierRope
 from longrope_training.parallel import Processes
 from longrope_training.recipe import Recipe
 from longrope_training.tally import Tally
-
-IGNORED = -100
-"""Label of a token that is not predicted."""
-
 
 class LongContextTrainer(Trainer):
     """Trains on the rows of a recipe."""

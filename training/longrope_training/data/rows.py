@@ -22,10 +22,7 @@ from torch.utils.data import Dataset
 
 from longrope_training.data.schedule import Schedule, Slot
 from longrope_training.data.streams import KINDS, Streams
-
-IGNORED = -100
-"""Label of a token that is not to be predicted, as transformers has it."""
-
+from longrope_training.model.loss_head import IGNORED
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Row:

@@ -110,6 +110,11 @@ class Schedule:
         """Tokens of all rows of ``kind``."""
         return self._tokens_before[kind][-1]
 
+    def tokens_until(self, step: int) -> int:
+        """Tokens of all rows of the steps before ``step``."""
+        steps = [min(max(step - before, 0), stage.steps) for before, stage in zip(self._steps_before, self.stages, strict=False)]
+        return sum(count * self.batch * stage.length for count, stage in zip(steps, self.stages, strict=True))
+
     def start(self, slot: Slot) -> int:
         """Tokens of all rows of the same kind before ``slot``: where it begins in the stream of its kind."""
         rows = slot.number - self._rows_before[slot.kind][slot.stage]

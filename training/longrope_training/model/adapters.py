@@ -11,14 +11,6 @@ from torch import nn
 from longrope_vllm.errors import TrainingError
 from longrope_vllm.extras import require
 
-WEIGHTS_OF_ADAPTERS = 7_000_000_000
-"""Weights from which on ``auto`` takes adapters: Adam holds 16 bytes for each that is trained."""
-
-
-def wants_adapters(weights: int) -> bool:
-    """Whether a model of so many weights is tuned by adapters when nobody says how."""
-    return weights >= WEIGHTS_OF_ADAPTERS
-
 
 def with_adapters(model: Any, rank: int) -> Any:
     """``model`` in a ``PeftModel`` with fresh adapters of ``rank``, which change nothing until they are trained.

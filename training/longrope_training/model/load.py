@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from longrope_training.fit import Fit
-from longrope_training.model.adapters import wants_adapters, with_adapters
+from longrope_training.model.adapters import with_adapters
 from longrope_training.model.loss_head import LossHead, put_loss_head
 from longrope_training.model.tier_rope import TierRope, tier_rope
 from longrope_training.model.tiled_mlp import tile_mlps
@@ -26,16 +26,16 @@ class TrainedModel:
     module: Any
     rope: TierRope
     head: LossHead
-    adapters: bool
-    """True when low-rank adapters are trained, not all weights."""
 
 
-def load(recipe: Recipe, fit: Fit) -> TrainedModel:
-    """Load the checkpoint. Raises ``TrainingError`` or ``EvaluationError`` for a model that cannot be trained so."""
+def load(recipe: Recipe, fit: Fit, *, adapters: bool) -> TrainedModel:
+    """Load the checkpoint, with low-rank ``adapters`` or to be trained in full.
+
+    Raises ``TrainingError`` or ``EvaluationError`` for a model that cannot be trained so.
+    """
     transformers = require("transformers", "train")
     try:
         config = transformers.AutoConfig.from_pretrained(recipe.model)
-        adapters = uses_adapters(recipe, fit)
         # Adam's steps are smaller than bfloat16 can add to a weight; frozen weights may stay in it.
         dtype = torch.bfloat16 if adapters and recipe.dtype == "bfloat16" else torch.float32
         module = transformers.AutoModelForCausalLM.from_pretrained(
@@ -47,17 +47,12 @@ def load(recipe: Recipe, fit: Fit) -> TrainedModel:
         ) from None
     module.config.use_cache = False
     check_head(module)
-    ropes = {rope_of_stage(number): tiers for number, tiers in enumerate(zip(fit.factors, fit.tiers, strict=True))}
-    rope = tier_rope({OWN: (fit.factors[0], fit.own), **ropes})
+    ropes = {rope_of_stage(number): (one.factors, one.tier) for number, one in enumerate(fit.stages)}
+    rope = tier_rope({OWN: (fit.stages[0].factors, fit.own), **ropes})
     put_rotary(module, rope)
     head = put_loss_head(module)
     if recipe.mlp_tokens is not None:
         tile_mlps(module, recipe.mlp_tokens)
     if adapters:
         module = with_adapters(module, recipe.lora_rank)
-    return TrainedModel(module=module, rope=rope, head=head, adapters=adapters)
-
-
-def uses_adapters(recipe: Recipe, fit: Fit) -> bool:
-    """What ``tuning`` comes to for this checkpoint."""
-    return recipe.tuning == "lora" or (recipe.tuning == "auto" and wants_adapters(fit.weights))
+    return TrainedModel(module=module, rope=rope, head=head)

@@ -18,7 +18,7 @@ from longrope_vllm.evaluation.perplexity import CHUNK
 from longrope_vllm.extras import require
 
 IGNORED = -100
-"""Target of a token that has none."""
+"""Target of a token that has none, as transformers has it."""
 
 _AFTER_THE_HEAD = (
     "final_logit_softcapping",
