@@ -39,6 +39,8 @@ def text(tmp_path: Path) -> Path:
     import json
 
     path = tmp_path / "text.jsonl"
-    lines = [json.dumps({"text": f"{number} bottles of beer on the wall. " * (1 + number % 23)}) for number in range(400)]
+    lines = [
+        json.dumps({"text": f"{number} bottles of beer on the wall. " * (1 + number % 23)}) for number in range(400)
+    ]
     path.write_text("\n".join(lines))
     return path

@@ -156,7 +156,6 @@ def test_the_share_that_is_trained_counts_each_weight_once() -> None:
     assert total == every + adapters + whole
 
 
-
 def test_a_model_without_linear_layers_in_its_layers_is_refused() -> None:
     model = tiny_model("llama")
     model.model.layers = nn.ModuleList()

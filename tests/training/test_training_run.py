@@ -1,15 +1,21 @@
 """Whole runs on a tiny model: what they leave behind, and that others read it."""
 
+from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from longrope_training.data.rows import Rows
+from longrope_training.data.schedule import Schedule, StageRows
+from longrope_training.data.streams import Streams
 from longrope_training.metrics import read_metrics
 from longrope_vllm import Geometry, read_factors, read_rope_block
 from longrope_vllm.cli.main import main
 from longrope_vllm.errors import EXIT_CODE
+from longrope_vllm.evaluation.perplexity import token_losses
 from longrope_vllm.geometry import read_config
 from longrope_vllm.hf import fixed_rope
 from tiny_training import STEPS, losses, weights, words
@@ -23,7 +29,7 @@ def tuned(model: Path, factors: Path, text: Path, tmp_path: Path) -> Path:
 
 
 def test_a_run_learns_both_kinds_of_rows_and_writes_each_step_once(
-    tuned: Path, capsys: pytest.CaptureFixture[str]
+    capsys: pytest.CaptureFixture[str], tuned: Path
 ) -> None:
     metrics = read_metrics(tuned / "metrics.jsonl")
     assert [entry["step"] for entry in metrics] == list(range(1, STEPS + 1))
@@ -55,17 +61,25 @@ def test_the_tuned_checkpoint_has_all_tiers_and_the_format_of_the_original(tuned
     assert (tuned / "model" / "loss.png").is_file()
 
 
-def test_the_loss_of_the_first_step_is_that_of_the_rows_under_their_own_ropes(
-    tuned: Path, model: Path, factors: Path, tmp_path: Path
+def test_the_first_loss_is_that_of_documents_under_the_own_rope_and_of_a_long_row_under_the_factors(
+    tuned: Path, model: Path, factors: Path
 ) -> None:
-    from longrope_training.data.rows import Rows
-    from longrope_training.data.schedule import Schedule
-    from longrope_training.data.streams import Streams
-
-    first = losses(tuned)[0]
+    stages = tuple(StageRows(steps=3, span=length, length=length) for length in (512, 1024))
+    half = Fraction(1, 2)
+    schedule = Schedule(stages=stages, batch=2, short_share=half, window=256, positions="whole")
+    rows = Rows(Streams.at(tuned / "data"), schedule, seed=0)
+    long, short = sorted((rows[0], rows[1]), key=lambda row: row.slot.kind)
     oracle = AutoModelForCausalLM.from_pretrained(model)
-    assert first[1] > 0
-    del Rows, Schedule, Streams, oracle, fixed_rope
+    with fixed_rope(oracle, read_factors(factors), length=1024):
+        of_long = token_losses(oracle, long.tokens)
+    begins = [*(short.positions == 0).nonzero()[:, 0].tolist(), len(short.tokens)]
+    documents = [short.tokens[begin:end] for begin, end in pairwise(begins)]
+    of_short = torch.cat([token_losses(oracle, document) for document in documents])  # each by itself
+    loss, loss_long, loss_short, *_ = losses(tuned)[0]
+    assert loss_long == pytest.approx(of_long.mean().item(), rel=1e-5)
+    assert loss_short == pytest.approx(of_short.mean().item(), rel=1e-5)
+    assert loss == pytest.approx(torch.cat([of_long, of_short]).mean().item(), rel=1e-5)
+    assert len(documents) > 2
 
 
 def test_a_run_that_is_complete_only_says_so(tuned: Path, tmp_path: Path) -> None:

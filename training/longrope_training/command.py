@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
+from transformers.utils import logging
 
 from longrope_training.merge import merge_command
 from longrope_training.model_card import put_evaluation
@@ -29,6 +30,7 @@ def run(parser: argparse.ArgumentParser, arguments: Arguments) -> int:
     options.add_argument("recipe", metavar="RECIPE.toml|MODEL", type=Path, help="a recipe, or a checkpoint folder")
     add_recipe_options(options)
     asked = options.parse_args(arguments)
+    logging.disable_progress_bar()  # of loading and writing weights, between lines of our own
     train(_recipe(asked.recipe, asked), Console(highlight=False, soft_wrap=True))
     return 0
 

@@ -49,6 +49,7 @@ class FirstLoss(TrainerCallback):
 
     def _measure(self, trainer: LongContextTrainer, model: torch.nn.Module) -> float:
         sums = torch.zeros(2, dtype=torch.float64, device=trainer.args.device)
+        model.train()  # Ulysses leaves a row in parts otherwise
         with torch.no_grad():
             for batch in trainer.shared_out(self._beginnings, model):
                 loss, counted = trainer.summed_loss(model, trainer._prepare_inputs(batch))

@@ -109,6 +109,7 @@ def _sp(recipe: Recipe, processes: Processes) -> dict[str, Any]:
             "gradient_clipping": recipe.max_grad_norm,
             "zero_optimization": {"stage": 3, "stage3_gather_16bit_weights_on_model_save": True},
             "zero_force_ds_cpu_optimizer": False,
+            "sequence_parallel_size": processes.ways,  # for weights that are shared out while they are loaded
             "seq_parallel_communication_data_type": "fp32",  # gradients of halves of a row are added up
         },
     }

@@ -49,6 +49,7 @@ def train(recipe: Recipe, console: Console) -> Path:
     processes = Processes.of(recipe)
     fit = check_fit(recipe)
     memory = plan_of(recipe, fit)
+    adapters = memory.layout.tuning == "lora"
     console = console if processes.first else Console(quiet=True)
     with _held(recipe.out, processes):
         _same_recipe(recipe, fit, processes)
@@ -59,9 +60,9 @@ def train(recipe: Recipe, console: Console) -> Path:
         checkpoints = Checkpoints(folder=recipe.out / "checkpoints", keep=recipe.keep)
         last = checkpoints.newest()
         if last is None or step_of(last) < recipe.steps:
-            _train(recipe, fit, processes, schedule, streams, checkpoints, console)
+            _train(recipe, fit, processes, schedule, streams, checkpoints, console, adapters=adapters)
         if processes.first:
-            _finish(recipe, fit, streams, checkpoints)
+            _finish(recipe, fit, streams, checkpoints, adapters=adapters)
             console.print(f"tuned checkpoint: {recipe.out / 'model'}")
     return recipe.out / "model"
 
@@ -84,12 +85,14 @@ def _train(
     streams: Streams,
     checkpoints: Checkpoints,
     console: Console,
+    *,
+    adapters: bool,
 ) -> None:
     for torn in checkpoints.torn():
         console.print(f"passed over, because parts of it are missing: {torn}")
     last = checkpoints.newest()
     settings = _settings(recipe, processes)  # before the model: it says how weights are shared out
-    model = load(recipe, fit)
+    model = load(recipe, fit, adapters=adapters)
     trained, weights = trainable_share(model.module)
     console.print(f"training {trained:,} of {weights:,} weights for {recipe.steps:,} steps from step {_step(last):,}")
     rows = Rows(streams, schedule, seed=recipe.seed)
@@ -165,7 +168,7 @@ def _first_loss(recipe: Recipe, fit: Fit, rows: Rows, schedule: Schedule, proces
     return FirstLoss(Beginnings(rows, schedule, tokens=tokens, count=count), limit=recipe.first_loss)
 
 
-def _finish(recipe: Recipe, fit: Fit, streams: Streams, checkpoints: Checkpoints) -> None:
+def _finish(recipe: Recipe, fit: Fit, streams: Streams, checkpoints: Checkpoints, *, adapters: bool) -> None:
     last = checkpoints.newest()
     assert last is not None, "the last step is always a checkpoint"
     metrics = read_metrics(recipe.out / "metrics.jsonl")
@@ -175,7 +178,7 @@ def _finish(recipe: Recipe, fit: Fit, streams: Streams, checkpoints: Checkpoints
         last,
         recipe.model,
         fit.stages[-1].factors,
-        adapters=uses_adapters(recipe, fit),
+        adapters=adapters,
         folder=recipe.out / "model",
         card=model_card(recipe, fit, streams=streams, metrics=metrics),
         picture=picture,

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
-from transformers import Trainer, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from longrope_training.batches import OWN, Batches, rope_of_stage
 from longrope_training.checkpoints import Checkpoints, step_of
@@ -26,6 +26,7 @@ from longrope_training.model.tier_rope import TierRope
 from longrope_training.parallel import Processes
 from longrope_training.recipe import Recipe
 from longrope_training.tally import Tally
+
 
 class LongContextTrainer(Trainer):
     """Trains on the rows of a recipe."""
@@ -45,6 +46,7 @@ class LongContextTrainer(Trainer):
         callbacks: list[Any],
     ) -> None:
         super().__init__(model=model, args=settings, callbacks=callbacks)
+        self.remove_callback(PrinterCallback)  # what is printed is ours
         self.model_accepts_loss_kwargs = False  # the loss is ours, and already that of the whole step
         self.tally = Tally([OWN, *map(rope_of_stage, range(len(recipe.stages)))], self.args.device)
         self._recipe = recipe

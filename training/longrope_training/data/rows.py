@@ -24,6 +24,7 @@ from longrope_training.data.schedule import Schedule, Slot
 from longrope_training.data.streams import KINDS, Streams
 from longrope_training.model.loss_head import IGNORED
 
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Row:
     """One row."""

@@ -112,7 +112,10 @@ class Schedule:
 
     def tokens_until(self, step: int) -> int:
         """Tokens of all rows of the steps before ``step``."""
-        steps = [min(max(step - before, 0), stage.steps) for before, stage in zip(self._steps_before, self.stages, strict=False)]
+        steps = [
+            min(max(step - before, 0), stage.steps)
+            for before, stage in zip(self._steps_before, self.stages, strict=False)
+        ]
         return sum(count * self.batch * stage.length for count, stage in zip(steps, self.stages, strict=True))
 
     def start(self, slot: Slot) -> int:

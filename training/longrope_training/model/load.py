@@ -4,13 +4,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+
+from longrope_training.batches import OWN, rope_of_stage
 from longrope_training.fit import Fit
 from longrope_training.model.adapters import with_adapters
 from longrope_training.model.loss_head import LossHead, put_loss_head
 from longrope_training.model.tier_rope import TierRope, tier_rope
 from longrope_training.model.tiled_mlp import tile_mlps
-
-from longrope_training.batches import OWN, rope_of_stage
 from longrope_training.parallel import attention_of
 from longrope_training.recipe import Recipe
 from longrope_vllm.errors import TrainingError
@@ -46,7 +46,8 @@ def load(recipe: Recipe, fit: Fit, *, adapters: bool) -> TrainedModel:
             f"Expected a causal language model in {recipe.model}, found: {str(error).splitlines()[0]}"
         ) from None
     module.config.use_cache = False
-    check_head(module)
+    if recipe.parallel != "sp":  # there the weights are shared out already, and cannot be run yet
+        check_head(module)
     ropes = {rope_of_stage(number): (one.factors, one.tier) for number, one in enumerate(fit.stages)}
     rope = tier_rope({OWN: (fit.stages[0].factors, fit.own), **ropes})
     put_rotary(module, rope)

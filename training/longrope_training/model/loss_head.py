@@ -3,7 +3,7 @@
 With ``s`` the softmax of a token's logits and ``y`` its target, the loss is ``logsumexp(logits) - logits[y]`` and its
 derivative by the logits ``s - one_hot(y)``: both are taken while a chunk's logits are there, so that logits are
 computed once and never kept. What is kept for the way back are the gradients by the hidden states [T, H] and by the
-weight [V, H], which the way back multiplies by one number (Liger kernels, arXiv 2410.10989, section 3.2).
+weight [V, H], which the way back multiplies by one number (Liger kernels, arXiv 2410.10989).
 """
 
 from collections.abc import Callable
@@ -141,7 +141,7 @@ def _losses_and_slopes(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]
 
 
 def _liger_loss(states: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
-    """The same by the kernels of Liger, where they are installed."""
+    """The same by the kernels of Liger, where they are installed; of a version that sums in a dtype of our choice."""
     functional: Any = require("liger_kernel.transformers.functional", "train")
     loss: Tensor = functional.liger_fused_linear_cross_entropy(
         states, weight, targets, bias=bias, ignore_index=IGNORED, reduction="sum", accum_dtype=torch.float32

@@ -1,7 +1,7 @@
 """What is kept for the way back, kept in the memory of the host.
 
 With activation checkpointing that is the input of each layer: T times hidden size elements a layer (ALST,
-arXiv 2506.13996, section 3.3).
+arXiv 2506.13996).
 """
 
 from contextlib import AbstractContextManager, nullcontext

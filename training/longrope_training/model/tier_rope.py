@@ -1,6 +1,6 @@
 """Several fixed ropes in one model, and the name of the one in use.
 
-Mixed context window training (LongRoPE2, arXiv 2502.20082, section 3.3) turns short rows by the checkpoint's own rope
+Mixed context window training (LongRoPE2, arXiv 2502.20082) turns short rows by the checkpoint's own rope
 and long rows by the rescaled one. transformers would choose between the two by the largest position that a process
 sees: two halves of a row, shared out over processes, get different rotations. Here whoever feeds the model names the
 rope of each row, and nothing else decides.

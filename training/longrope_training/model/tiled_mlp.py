@@ -2,7 +2,7 @@
 
 An MLP holds three times T times its width of elements while it runs, more than the rest of a layer. It treats each
 token by itself, so it may run over pieces of a row; computing each piece again on the way back leaves one piece's
-elements in memory (ALST, arXiv 2506.13996, section 3.2).
+elements in memory (ALST, arXiv 2506.13996).
 """
 
 from collections.abc import Callable
