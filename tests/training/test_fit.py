@@ -10,6 +10,7 @@ import torch
 
 from longrope_training.fit import Fit, check_fit, shared_by
 from longrope_training.recipe import DataSource, Recipe, Stage
+from longrope_training.recipe_file import recipe_of
 from longrope_vllm import Factors, Geometry, write_factors, write_rope
 from longrope_vllm.errors import LongRopeError
 from longrope_vllm.factors import own_tier
@@ -98,6 +99,12 @@ def test_a_checkpoint_with_tiers_of_ours_is_tuned_further(model: Path) -> None:
 def test_rows_of_pose_have_the_length_of_the_window(model: Path) -> None:
     (one,) = fit(model, positions="pose").stages
     assert (one.row, one.tier.max_length) == (WINDOW, LONG)
+
+
+def test_the_tiny_preset_fits_a_tiny_checkpoint(model: Path) -> None:
+    user = {"model": model, "out": model.parent / "out", "factors": model.parent / "factors.json"}
+    found = check_fit(recipe_of({**user, "data": [{"source": "stdlib"}], "preset": "tiny"}))
+    assert [one.row for one in found.stages] == [512]
 
 
 @pytest.mark.parametrize(
