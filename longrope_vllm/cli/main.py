@@ -19,6 +19,7 @@ COMMANDS = {
     "eval": "perplexity, passkey, RULER and more by length, for several sets of factors",
     "search": "find the factors of a checkpoint for longer sequences",
     "train": "fine-tune a checkpoint with its factors, in stages, with short and long rows side by side",
+    "plan": "what fits into which GPUs, before anything is loaded",
     "verify": "prove that a server is exact: boundaries, crossings, neighbours, chunks, caches",
     "doctor": "check this installation, and what a checkpoint would get here and elsewhere",
 }

@@ -52,6 +52,8 @@ class Fit:
     kv_heads: int
     """Of keys and values."""
     device: torch.device
+    processes: int | None
+    """Of the run; None where nobody has said."""
 
 
 def check_fit(recipe: Recipe, *, processes: int | None = None) -> Fit:
@@ -79,8 +81,9 @@ def check_fit(recipe: Recipe, *, processes: int | None = None) -> Fit:
         heads=heads,
         kv_heads=heads if config.get("num_key_value_heads") is None else positive_int(config, "num_key_value_heads"),
         device=device_named(recipe.device),
+        processes=_launched() if processes is None else processes,
     )
-    _check_ways(recipe, fit, _launched() if processes is None else processes)
+    _check_ways(recipe, fit)
     _check_installed(recipe)
     _check_device(recipe, fit)
     return fit
@@ -167,7 +170,7 @@ def _check_device(recipe: Recipe, fit: Fit) -> None:
             )
 
 
-def _check_ways(recipe: Recipe, fit: Fit, processes: int | None) -> None:
+def _check_ways(recipe: Recipe, fit: Fit) -> None:
     """What depends on how many processes share a row."""
     if recipe.parallel == "single":
         if recipe.ways not in (None, 1):
@@ -178,6 +181,7 @@ def _check_ways(recipe: Recipe, fit: Fit, processes: int | None) -> None:
         return
     if recipe.parallel == "cp":
         _check_ring(recipe, fit)
+    processes = fit.processes
     ways = recipe.ways or processes
     if ways is None:
         return
