@@ -16,7 +16,7 @@ from longrope_training.trainer import LongContextTrainer
 from longrope_vllm.errors import TrainingError
 
 
-class FirstLoss(TrainerCallback):
+class FirstLoss(TrainerCallback):  # type: ignore[misc]
     """Checks once, before the first step of the optimizer."""
 
     def __init__(self, beginnings: Beginnings, *, limit: float) -> None:

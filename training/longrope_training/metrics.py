@@ -15,7 +15,7 @@ from transformers import TrainerCallback
 from longrope_vllm.atomic import write_atomically
 
 
-class Metrics(TrainerCallback):
+class Metrics(TrainerCallback):  # type: ignore[misc]
     """Writes ``path``."""
 
     def __init__(self, path: Path) -> None:

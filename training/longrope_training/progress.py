@@ -38,7 +38,7 @@ class TextWatch:
             self._console.print(f"preparing text: {done:,} of {wanted:,} tokens")
 
 
-class Watch(TrainerCallback):
+class Watch(TrainerCallback):  # type: ignore[misc]
     """Loss by kind of row, tokens a second, memory, and the time that is left."""
 
     def __init__(self, console: Console, schedule: Schedule) -> None:

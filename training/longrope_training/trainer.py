@@ -28,7 +28,7 @@ from longrope_training.recipe import Recipe
 from longrope_training.tally import Tally
 
 
-class LongContextTrainer(Trainer):
+class LongContextTrainer(Trainer):  # type: ignore[misc]
     """Trains on the rows of a recipe."""
 
     def __init__(
