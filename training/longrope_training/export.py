@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from longrope_training.model.adapters import merged
 from longrope_vllm.atomic import write_atomically
@@ -27,6 +28,7 @@ def export(
 
     Adapters are merged into the weights. Raises ``OSError`` when the disk is full; an earlier ``folder`` stays then.
     """
+    unset_hf_deepspeed_config()  # left by training, it would share the weights out again while they are loaded
     unfinished = folder.with_name(f"{folder.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     model = _with_adapters(checkpoint, base) if adapters else _whole(checkpoint, base)
