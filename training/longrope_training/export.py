@@ -12,6 +12,7 @@ import torch
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from longrope_training.model.adapters import merged
+from longrope_training.room import room_for
 from longrope_vllm.atomic import write_atomically
 from longrope_vllm.extras import require
 from longrope_vllm.factors import Factors
@@ -26,19 +27,20 @@ def export(
 ) -> None:
     """Write the tuned model of ``checkpoint``, a checkpoint of a run on ``base``, to ``folder``.
 
-    Adapters are merged into the weights. Raises ``OSError`` when the disk is full; an earlier ``folder`` stays then.
+    Adapters are merged into the weights. Raises ``TrainingError`` when the disk is full; an earlier ``folder`` stays then.
     """
     unset_hf_deepspeed_config()  # left by training, it would share the weights out again while they are loaded
     unfinished = folder.with_name(f"{folder.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     model = _with_adapters(checkpoint, base) if adapters else _whole(checkpoint, base)
-    model.save_pretrained(unfinished)
-    for path in base.iterdir():
-        if path.is_file() and not path.name.endswith(_WEIGHTS) and path.name != _CARD:
-            shutil.copyfile(path, unfinished / path.name)
-    write_rope(unfinished, factors)
-    write_atomically(unfinished / _CARD, card)
-    write_atomically(unfinished / "loss.png", picture)
+    with room_for("the tuned checkpoint", unfinished):
+        model.save_pretrained(unfinished)
+        for path in base.iterdir():
+            if path.is_file() and not path.name.endswith(_WEIGHTS) and path.name != _CARD:
+                shutil.copyfile(path, unfinished / path.name)
+        write_rope(unfinished, factors)
+        write_atomically(unfinished / _CARD, card)
+        write_atomically(unfinished / "loss.png", picture)
     shutil.rmtree(folder, ignore_errors=True)
     unfinished.rename(folder)
 

@@ -25,6 +25,7 @@ from longrope_training.model.offload import offloaded
 from longrope_training.model.tier_rope import TierRope
 from longrope_training.parallel import Processes
 from longrope_training.recipe import Recipe
+from longrope_training.room import room_for
 from longrope_training.tally import Tally
 
 
@@ -135,14 +136,15 @@ class LongContextTrainer(Trainer):  # type: ignore[misc]
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Write one and seal it, once all processes are done."""
-        if self._processes.first:
-            self._checkpoints.clear_staging()
-        self.accelerator.wait_for_everyone()
-        super()._save_checkpoint(model, trial)
-        self.accelerator.wait_for_everyone()
-        if self._processes.first:
-            self._checkpoints.seal(self.state.global_step)
-        self.accelerator.wait_for_everyone()
+        with room_for("a checkpoint", self._checkpoints.folder):
+            if self._processes.first:
+                self._checkpoints.clear_staging()
+            self.accelerator.wait_for_everyone()
+            super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()
+            if self._processes.first:
+                self._checkpoints.seal(self.state.global_step)
+            self.accelerator.wait_for_everyone()
 
 
 def _loader(batches: Any, numbers: Sampler[int]) -> DataLoader[Any]:
