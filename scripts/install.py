@@ -50,7 +50,12 @@ def main() -> None:
     make_venv(device)
     from_cpu_index = device == "cpu" and install_cpu_torch()
     step(f"installing longrope-vllm with {ENGINES[device]}; this takes minutes")
-    pip("install", "-e", f"{ROOT}[{device},demo,dev,eval,search]", on_failure=f"cannot install the {device} extra")
+    pip(
+        "install",
+        "-e",
+        f"{ROOT}[{device},demo,dev,eval,search,train,sp]",
+        on_failure=f"cannot install the {device} extra",
+    )
     if device == "cpu":
         settle_companions(from_cpu_index)
     check(device)

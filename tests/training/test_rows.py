@@ -31,7 +31,9 @@ def rows_of(made: Recipe) -> Rows:
 
 
 def of_kind(rows: Rows, kind: Kind) -> list[Row]:
-    return [row for row in map(rows.__getitem__, range(len(rows))) if row.slot.kind == kind]
+    """In the order of their stream."""
+    found = [row for row in map(rows.__getitem__, range(len(rows))) if row.slot.kind == kind]
+    return sorted(found, key=lambda row: rows.begin(row.slot))
 
 
 def one_by_one(stream: Stream) -> list[tuple[int, int]]:
@@ -62,6 +64,22 @@ def test_short_rows_begin_again_at_every_document_and_at_the_row(made: Recipe) -
         assert list(found) == expected
         assert int(row.positions.max()) < WINDOW
     assert next(stream, None) is None
+
+
+def test_rows_are_shuffled_within_their_stage_by_the_seed(made: Recipe) -> None:
+    schedule = Schedule.of(made, window=WINDOW)
+    begins = {
+        seed: [Rows(prepared(made), schedule, seed=seed).begin(schedule.slot(row)) for row in range(len(schedule))]
+        for seed in (3, 4)
+    }
+    assert begins[3] != begins[4]
+    for kind in ("long", "short"):
+        rows = [row for row in range(len(schedule)) if schedule.slot(row).kind == kind]
+        for stage in (0, 1):
+            mine = [row for row in rows if schedule.slot(row).stage == stage]
+            found, in_order = [begins[3][row] for row in mine], [schedule.start(schedule.slot(row)) for row in mine]
+            assert found != in_order
+            assert sorted(found) == in_order
 
 
 def test_every_row_has_something_to_predict(tmp_path: Path) -> None:
@@ -146,5 +164,6 @@ def test_another_seed_draws_other_positions_of_the_same_tokens(tmp_path: Path) -
     asked = recipe(tmp_path, source, stages=(Stage(length=1000, steps=2),), positions="pose")
     streams, schedule = prepared(asked), Schedule.of(asked, window=WINDOW)
     one, other = Rows(streams, schedule, seed=0), Rows(streams, schedule, seed=1)
-    assert torch.equal(one[0].tokens, other[0].tokens)
     assert any(not torch.equal(one[row].positions, other[row].positions) for row in range(len(one)))
+    every = [torch.cat([row.tokens for row in of_kind(rows, "long")]) for rows in (one, other)]
+    assert torch.equal(*every)

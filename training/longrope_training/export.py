@@ -27,7 +27,8 @@ def export(
 ) -> None:
     """Write the tuned model of ``checkpoint``, a checkpoint of a run on ``base``, to ``folder``.
 
-    Adapters are merged into the weights. Raises ``TrainingError`` when the disk is full; an earlier ``folder`` stays then.
+    Adapters are merged into the weights. Raises ``TrainingError`` when the disk is full; an earlier ``folder`` then
+    stays.
     """
     unset_hf_deepspeed_config()  # left by training, it would share the weights out again while they are loaded
     unfinished = folder.with_name(f"{folder.name}.unfinished")

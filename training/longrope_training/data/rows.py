@@ -2,17 +2,16 @@
 
 T = tokens of a row.
 
-long     T tokens in a row from the long stream, positions 0 … T-1, one segment across the documents in it
-short    T tokens in a row from the short stream; positions begin at 0 at the first token of each document and of the
-         row, so that a document that the row's end cuts goes on as a document of its own (LongRoPE2, arXiv 2502.20082,
-         section 3.3)
+long     T tokens one after the other from the long stream, positions 0 … T-1, one segment across the documents in it
+short    as many from the short stream; positions begin at 0 at the first token of each document and of the row, so that
+         a document that the row's end cuts goes on as one of its own (LongRoPE2, arXiv 2502.20082, section 3.3)
 pose     a long row in two chunks with a jump of positions between them (PoSE, arXiv 2309.10400, section 3)
 
-No row has padding.
+No row has padding. The rows of a stage come in an order of their own, which the seed decides.
 """
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from longrope_training.data.schedule import Schedule, Slot
+from longrope_training.data.schedule import Kind, Schedule, Slot
 from longrope_training.data.streams import KINDS, Streams
 from longrope_training.model.loss_head import IGNORED
 
@@ -50,6 +49,7 @@ class Rows(Dataset[Row]):
         """``streams`` are those that were prepared for ``schedule``; ``seed`` is the recipe's."""
         assert all(len(streams.of(kind).tokens) == schedule.tokens(kind) for kind in KINDS), "prepared for another"
         self._streams, self._schedule, self._seed = streams, schedule, seed
+        self._orders: dict[tuple[Kind, int], list[int]] = {}
 
     def __len__(self) -> int:
         return len(self._schedule)
@@ -57,7 +57,7 @@ class Rows(Dataset[Row]):
     def __getitem__(self, row: int) -> Row:
         """Raises ``IndexError`` beyond the last row."""
         slot = self._schedule.slot(row)
-        start = self._schedule.start(slot)
+        start = self.begin(slot)
         found = self._streams.of(slot.kind).tokens[start : start + slot.length]
         tokens = torch.from_numpy(found.astype(np.int64))  # [T]
         segments = self._segments(slot)
@@ -71,11 +71,20 @@ class Rows(Dataset[Row]):
         slots = [self._schedule.slot(row) for row in range(step * batch, (step + 1) * batch)]
         return sum(slot.length - len(self._segments(slot)) for slot in slots)
 
+    def begin(self, slot: Slot) -> int:
+        """Where the row begins in its stream: rows of a stage are shuffled, for neighbours are of one document."""
+        order = self._orders.setdefault((slot.kind, slot.stage), [])
+        if not order:
+            order.extend(range(self._schedule.rows_of(slot.kind, slot.stage)))
+            random.Random(f"order/{self._seed}/{slot.kind}/{slot.stage}").shuffle(order)
+        first = self._schedule.first(slot.kind, slot.stage)
+        return self._schedule.start(replace(slot, number=first + order[slot.number - first]))
+
     def _segments(self, slot: Slot) -> NDArray[np.int64]:
         """Where segments begin in the row, int64, shape [S]; the first is 0."""
         if slot.kind == "long":
             return np.zeros(1, dtype=np.int64)
-        start = self._schedule.start(slot)
+        start = self.begin(slot)
         starts = self._streams.short.starts
         first, end = np.searchsorted(starts, [start, start + slot.length], side="left")
         within = starts[first:end] - start  # documents that begin in the row

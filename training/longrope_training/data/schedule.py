@@ -106,6 +106,14 @@ class Schedule:
         """Rows of ``kind`` in the run."""
         return self._rows_before[kind][-1]
 
+    def first(self, kind: Kind, stage: int) -> int:
+        """Rows of ``kind`` before ``stage``: the number of its first."""
+        return self._rows_before[kind][stage]
+
+    def rows_of(self, kind: Kind, stage: int) -> int:
+        """Rows of ``kind`` in ``stage``."""
+        return self._rows[kind][stage]
+
     def tokens(self, kind: Kind) -> int:
         """Tokens of all rows of ``kind``."""
         return self._tokens_before[kind][-1]
