@@ -91,7 +91,7 @@ def _single(recipe: Recipe, processes: Processes) -> dict[str, Any]:
 
 def _sp(recipe: Recipe, processes: Processes) -> dict[str, Any]:
     accelerate = require("accelerate.utils", "train")
-    require("deepspeed", "train")
+    require("deepspeed", "sp")
     handler = accelerate.DeepSpeedSequenceParallelConfig(sp_seq_length_is_variable=True, sp_attn_implementation="sdpa")
     handler.sp_attn_implementation = attention_of(recipe)  # its own check knows names of transformers only
     return {
