@@ -41,7 +41,7 @@ def running(
     ``waiting`` is called about twice a second with the seconds since the start. Raises ``ServerError`` with the end of
     the log when the process dies or does not answer ``within`` seconds.
     """
-    port = _free_port()
+    port = free_port()
     command = [sys.executable, "-m", module, *options, "--host", "127.0.0.1", "--port", str(port)]
     # A signal between the fork and the assignment would leave a server that nobody knows: it waits until we do.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
@@ -93,7 +93,8 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of this machine that nobody listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

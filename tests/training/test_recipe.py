@@ -1,0 +1,68 @@
+"""``recipes/tiny.sh``: the whole line from a model to an answer, on the tiny model that has really learned."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from longrope_vllm import read_factors
+from longrope_vllm.evaluation.perplexity import token_losses
+from longrope_vllm.hf import fixed_rope
+from longrope_vllm.server.running import free_port
+from trained_llama import EXCERPTS, LONGEST, held_out_text, training_text
+
+RECIPE = Path(__file__).parents[2] / "recipes" / "tiny.sh"
+PIECE = 2 * LONGEST
+
+
+@pytest.mark.slow
+@pytest.mark.vllm
+def test_the_tiny_recipe_reads_eight_windows_better_and_one_as_before(trained: Path, tmp_path: Path) -> None:
+    text, held_out, out = _pieces(tmp_path / "text.jsonl"), held_out_text(tmp_path), tmp_path / "out"
+    environment = os.environ | {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PORT": str(free_port()),
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+    }
+    run = subprocess.run(
+        ["bash", str(RECIPE), str(trained), str(text), str(held_out), str(out)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+    )
+    assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-2000:]
+    assert json.loads((out / "answer.json").read_text())["choices"][0]["text"]
+    assert "## Evaluation" in (out / "second" / "merged" / "README.md").read_text()
+    before, after = _losses(trained, out, held_out), _losses(out / "second" / "merged", out, held_out)
+    assert after[LONGEST] < before[LONGEST] - 0.02, "eight windows are read better under the same factors"
+    assert after[64] < before[64] + 0.01, "and one as before, to one per cent of its perplexity"
+
+
+def _pieces(path: Path) -> Path:
+    """What the model was trained on as shuffled documents, one a line."""
+    text = training_text()
+    pieces = [text[begin : begin + PIECE] for begin in range(0, len(text) - PIECE, PIECE)]
+    random.Random(0).shuffle(pieces)
+    path.write_text("\n".join(json.dumps({"text": piece}) for piece in pieces))
+    return path
+
+
+def _losses(model: Path, out: Path, held_out: Path) -> dict[int, float]:
+    """Mean loss of documents it has not seen, at one and at eight windows, under the factors that were tuned with."""
+    module, factors = (
+        AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32),
+        read_factors(out / "second.json"),
+    )
+    codes = torch.frombuffer(bytearray(held_out.read_bytes()), dtype=torch.uint8).long().view(EXCERPTS, LONGEST)
+    found = {}
+    for length in (64, LONGEST):
+        with fixed_rope(module, factors, length=length):
+            found[length] = torch.cat([token_losses(module, document[:length]) for document in codes]).mean().item()
+    return found
