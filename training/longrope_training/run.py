@@ -6,14 +6,12 @@ In the output folder: ``recipe.json`` (what decides the result), ``data/`` (toke
 
 import fcntl
 import json
-import os
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
-from transformers import TrainingArguments
 
 from longrope_training.batches import Batches, Beginnings
 from longrope_training.checkpoints import Checkpoints, step_of
@@ -26,186 +24,167 @@ from longrope_training.export import export
 from longrope_training.first_loss import FirstLoss
 from longrope_training.fit import Fit, check_fit
 from longrope_training.loss_plot import loss_png
-from longrope_training.memory_plan import plan_of
+from longrope_training.memory_plan import TrainingMemory, plan_of
 from longrope_training.metrics import Metrics, read_metrics
 from longrope_training.model.adapters import trainable_share
-from longrope_training.model.load import TrainedModel, load
+from longrope_training.model.load import load
 from longrope_training.model_card import model_card
-from longrope_training.parallel import Processes, parallel_settings
+from longrope_training.parallel import Processes
 from longrope_training.progress import TextWatch, Watch
 from longrope_training.recipe import Recipe
 from longrope_training.trainer import LongContextTrainer
+from longrope_training.trainer_settings import trainer_settings
 from longrope_vllm.atomic import write_atomically
 from longrope_vllm.errors import TrainingError
 from longrope_vllm.evaluation.exclusive import exclusive
-from longrope_vllm.evaluation.loading import device_named, tokenizer_at
+from longrope_vllm.evaluation.loading import tokenizer_at
+from longrope_vllm.evaluation.settings import checkpoint_identity
 
 _UNCHANGED = ("out", "device", "save_every", "keep", "first_loss", "checkpointing", "offload", "mlp_tokens")
 """Fields of a recipe that do not change the result."""
 
 
 def train(recipe: Recipe, console: Console) -> Path:
-    """Train, and return the folder of the tuned checkpoint. Raises ``LongRopeError`` and ``OSError``."""
+    """Train, and return the folder of the tuned checkpoint. Raises ``LongRopeError``."""
     processes = Processes.of(recipe)
     fit = check_fit(recipe)
-    memory = plan_of(recipe, fit)
-    adapters = memory.layout.tuning == "lora"
-    console = console if processes.first else Console(quiet=True)
-    with _held(recipe.out, processes):
-        _same_recipe(recipe, fit, processes)
-        console.print(str(memory))
-        memory.check()
-        schedule = Schedule.of(recipe, window=fit.own.max_length)
-        streams = _text(recipe, schedule, console)
-        checkpoints = Checkpoints(folder=recipe.out / "checkpoints", keep=recipe.keep)
-        last = checkpoints.newest()
+    shown = console if processes.first else Console(quiet=True)
+    run = _Run(recipe=recipe, fit=fit, processes=processes, memory=plan_of(recipe, fit), console=shown)
+    with run.held():
+        run.keep_recipe()
+        shown.print(str(run.memory))
+        run.memory.check()
+        streams = run.text()
+        last = run.checkpoints.newest()
         if last is None or step_of(last) < recipe.steps:
-            _train(recipe, fit, processes, schedule, streams, checkpoints, console, adapters=adapters)
+            run.train(streams, last)
         if processes.first:
-            _finish(recipe, fit, streams, checkpoints, adapters=adapters)
-            console.print(f"tuned checkpoint: {recipe.out / 'model'}")
-    return recipe.out / "model"
+            run.finish(streams)
+            shown.print(f"tuned checkpoint: {run.model}")
+    return run.model
 
 
-def _text(recipe: Recipe, schedule: Schedule, console: Console) -> Streams:
-    """The rows' text, prepared by the first process that comes; the others on its file system wait for it."""
-    recipe.out.mkdir(parents=True, exist_ok=True)
-    with (recipe.out / ".data.lock").open("w") as lock, TextWatch(console) as told:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # given back when closed, however the process ends
-        streams = prepare(recipe, schedule, tokenizer_at(str(recipe.model)), told=told)
-    console.print(prepared(streams))
-    return streams
+@dataclass(frozen=True, kw_only=True)
+class _Run:
+    """A recipe that can be run, on its way."""
 
+    recipe: Recipe
+    fit: Fit
+    processes: Processes
+    memory: TrainingMemory
+    console: Console
 
-def _train(
-    recipe: Recipe,
-    fit: Fit,
-    processes: Processes,
-    schedule: Schedule,
-    streams: Streams,
-    checkpoints: Checkpoints,
-    console: Console,
-    *,
-    adapters: bool,
-) -> None:
-    for torn in checkpoints.torn():
-        console.print(f"passed over, because parts of it are missing: {torn}")
-    last = checkpoints.newest()
-    settings = _settings(recipe, processes)  # before the model: it says how weights are shared out
-    model = load(recipe, fit, adapters=adapters)
-    trained, weights = trainable_share(model.module)
-    console.print(f"training {trained:,} of {weights:,} weights for {recipe.steps:,} steps from step {_step(last):,}")
-    rows = Rows(streams, schedule, seed=recipe.seed)
-    first = (
-        [] if recipe.first_loss is None or last is not None else [_first_loss(recipe, fit, rows, schedule, processes)]
-    )
-    watching = [Metrics(recipe.out / "metrics.jsonl"), Watch(console, schedule)] if processes.first else []
-    trainer = _trainer(recipe, processes, schedule, rows, model, checkpoints, settings, [*first, *watching])
-    for check in first:
-        check.trainer = trainer
-    trainer.train_from(last)
+    @property
+    def model(self) -> Path:
+        """Folder of the tuned checkpoint."""
+        return self.recipe.out / "model"
 
+    @property
+    def adapters(self) -> bool:
+        """True when low-rank adapters are trained, not all weights."""
+        return self.memory.layout.tuning == "lora"
 
-def _trainer(
-    recipe: Recipe,
-    processes: Processes,
-    schedule: Schedule,
-    rows: Rows,
-    model: TrainedModel,
-    checkpoints: Checkpoints,
-    settings: TrainingArguments,
-    callbacks: list[Any],
-) -> LongContextTrainer:
-    checkpoints.folder.mkdir(exist_ok=True)
-    return LongContextTrainer(
-        model.module,
-        settings,
-        recipe=recipe,
-        batches=Batches(rows, schedule),
-        schedule=schedule,
-        processes=processes,
-        rope=model.rope,
-        head=model.head,
-        checkpoints=checkpoints,
-        callbacks=callbacks,
-    )
+    @property
+    def checkpoints(self) -> Checkpoints:
+        """Those of this run."""
+        return Checkpoints(folder=self.recipe.out / "checkpoints", keep=self.recipe.keep)
 
+    @cached_property
+    def schedule(self) -> Schedule:
+        """All rows."""
+        return Schedule.of(self.recipe, window=self.fit.own.max_length)
 
-def _settings(recipe: Recipe, processes: Processes) -> TrainingArguments:
-    """What transformers' Trainer is told; losses, rows, learning rates and checkpoints are ours."""
-    device = device_named(recipe.device)
-    os.environ["TENSORBOARD_LOGGING_DIR"] = str(recipe.out / "tensorboard")
-    return TrainingArguments(
-        output_dir=str(recipe.out),
-        max_steps=recipe.steps,
-        per_device_train_batch_size=1,
-        gradient_accumulation_steps=processes.micro_batches(recipe),
-        learning_rate=max(recipe.learning_rate, *(stage.learning_rate or 0.0 for stage in recipe.stages), 0.0),
-        weight_decay=recipe.weight_decay,
-        adam_beta1=recipe.betas[0],
-        adam_beta2=recipe.betas[1],
-        max_grad_norm=recipe.max_grad_norm,
-        bf16=recipe.dtype == "bfloat16",
-        gradient_checkpointing=recipe.checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False},
-        use_cpu=device.type == "cpu" and recipe.parallel == "single",  # DeepSpeed finds the CPU by itself
-        logging_steps=1,
-        save_strategy="steps",
-        save_steps=recipe.save_every,
-        report_to=["tensorboard"],
-        disable_tqdm=True,
-        log_level="error",
-        ignore_data_skip=True,  # rows begin at the right one
-        seed=recipe.seed,
-        **parallel_settings(recipe, processes),
-    )
+    def held(self) -> AbstractContextManager[None]:
+        """The output folder, for this run alone."""
+        return exclusive(self.recipe.out) if self.processes.first else nullcontext()
 
+    def keep_recipe(self) -> None:
+        """Write down what decides the result, or raise ``TrainingError`` where something else is written."""
+        stated = {name: value for name, value in asdict(self.recipe).items() if name not in _UNCHANGED}
+        stated |= {
+            "model": checkpoint_identity(self.recipe.model).rpartition(" ")[2],  # wherever it lies
+            "processes": self.processes.world,
+            "factors": [asdict(one.tier) for one in self.fit.stages],
+        }
+        now = json.loads(json.dumps(stated, default=str))
+        path = self.recipe.out / "recipe.json"
+        if path.is_file():
+            before = json.loads(path.read_text(encoding="utf-8"))
+            changed = sorted(name for name in now.keys() | before.keys() if now.get(name) != before.get(name))
+            if changed:
+                raise TrainingError(
+                    f"Expected the recipe that {self.recipe.out} was begun with, found another "
+                    f"{' and '.join(changed)}: give another out, or remove the folder."
+                )
+        elif self.processes.first:
+            write_atomically(path, json.dumps(now, indent=2) + "\n")
 
-def _first_loss(recipe: Recipe, fit: Fit, rows: Rows, schedule: Schedule, processes: Processes) -> FirstLoss:
-    assert recipe.first_loss is not None
-    tokens = fit.own.max_length // processes.ways * processes.ways
-    count = processes.ways if recipe.parallel == "sp" else 1
-    return FirstLoss(Beginnings(rows, schedule, tokens=tokens, count=count), limit=recipe.first_loss)
+    def text(self) -> Streams:
+        """The rows' text, prepared by the first process that comes; the others on its file system wait for it."""
+        recipe = self.recipe
+        recipe.out.mkdir(parents=True, exist_ok=True)
+        with (recipe.out / ".data.lock").open("w") as lock, TextWatch(self.console) as told:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # given back when closed, however the process ends
+            streams = prepare(recipe, self.schedule, tokenizer_at(str(recipe.model)), told=told)
+        self.console.print(prepared(streams))
+        return streams
 
+    def train(self, streams: Streams, last: Path | None) -> None:
+        """From the ``last`` complete checkpoint, or from the first step."""
+        recipe, checkpoints = self.recipe, self.checkpoints
+        for torn in checkpoints.torn():
+            self.console.print(f"passed over, because parts of it are missing: {torn}")
+        settings = trainer_settings(recipe, self.processes)  # before the model: they say how weights are shared out
+        model = load(recipe, self.fit, adapters=self.adapters)
+        trained, weights = trainable_share(model.module)
+        self.console.print(
+            f"training {trained:,} of {weights:,} weights, step {self.step:,} of {recipe.steps:,} is done"
+        )
+        rows = Rows(streams, self.schedule, seed=recipe.seed)
+        checks = (
+            [] if recipe.first_loss is None or last is not None else [self._first_loss(rows, limit=recipe.first_loss)]
+        )
+        watching = [Metrics(recipe.out / "metrics.jsonl"), Watch(self.console, self.schedule)]
+        checkpoints.folder.mkdir(exist_ok=True)
+        trainer = LongContextTrainer(
+            model.module,
+            settings,
+            recipe=recipe,
+            batches=Batches(rows, self.schedule),
+            schedule=self.schedule,
+            processes=self.processes,
+            rope=model.rope,
+            head=model.head,
+            checkpoints=checkpoints,
+            callbacks=[*checks, *(watching if self.processes.first else [])],
+        )
+        for check in checks:
+            check.trainer = trainer
+        trainer.train_from(last)
 
-def _finish(recipe: Recipe, fit: Fit, streams: Streams, checkpoints: Checkpoints, *, adapters: bool) -> None:
-    last = checkpoints.newest()
-    assert last is not None, "the last step is always a checkpoint"
-    metrics = read_metrics(recipe.out / "metrics.jsonl")
-    picture = loss_png(metrics)
-    write_atomically(recipe.out / "loss.png", picture)
-    export(
-        last,
-        recipe.model,
-        fit.stages[-1].factors,
-        adapters=adapters,
-        folder=recipe.out / "model",
-        card=model_card(recipe, fit, streams=streams, metrics=metrics),
-        picture=picture,
-    )
+    def finish(self, streams: Streams) -> None:
+        """Draw the course, and export the last checkpoint."""
+        last = self.checkpoints.newest()
+        assert last is not None, "the last step is always a checkpoint"
+        metrics = read_metrics(self.recipe.out / "metrics.jsonl")
+        picture = loss_png(metrics)
+        write_atomically(self.recipe.out / "loss.png", picture)
+        export(
+            last,
+            self.recipe.model,
+            self.fit.stages[-1].factors,
+            adapters=self.adapters,
+            folder=self.model,
+            card=model_card(self.recipe, self.fit, streams=streams, metrics=metrics),
+            picture=picture,
+        )
 
-
-def _held(folder: Path, processes: Processes) -> AbstractContextManager[None]:
-    return exclusive(folder) if processes.first else nullcontext()
-
-
-def _same_recipe(recipe: Recipe, fit: Fit, processes: Processes) -> None:
-    """Keep what decides the result beside it, or raise ``TrainingError`` where something else is kept."""
-    stated = {name: value for name, value in asdict(recipe).items() if name not in _UNCHANGED}
-    stated |= {"processes": processes.world, "factors": [asdict(one.tier) for one in fit.stages]}
-    now = json.loads(json.dumps(stated, default=str))
-    path = recipe.out / "recipe.json"
-    if path.is_file():
-        before = json.loads(path.read_text(encoding="utf-8"))
-        changed = sorted(name for name in now.keys() | before.keys() if now.get(name) != before.get(name))
-        if changed:
-            raise TrainingError(
-                f"Expected the recipe that {recipe.out} was begun with, found another {' and '.join(changed)}: give "
-                "another out, or remove the folder."
-            )
-    elif processes.first:
-        write_atomically(path, json.dumps(now, indent=2) + "\n")
-
-
-def _step(checkpoint: Path | None) -> int:
-    return 0 if checkpoint is None else step_of(checkpoint)
+    def _first_loss(self, rows: Rows, *, limit: float) -> FirstLoss:
+        ways = self.processes.ways
+        beginnings = Beginnings(
+            rows,
+            self.schedule,
+            tokens=self.fit.own.max_length // ways * ways,
+            count=ways if self.recipe.parallel == "sp" else 1,
+        )
+        return FirstLoss(beginnings, limit=limit)

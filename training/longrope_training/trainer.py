@@ -124,9 +124,8 @@ class LongContextTrainer(Trainer):  # type: ignore[misc]
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """The learning rates of the recipe."""
         rates = learning_rates(self._recipe)
-        highest = self.args.learning_rate
         self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
-            optimizer or self.optimizer, lambda step: rates[min(step, len(rates) - 1)] / highest
+            optimizer or self.optimizer, lambda step: rates[min(step, len(rates) - 1)] / max(rates)
         )
         self._created_lr_scheduler = True
         return self.lr_scheduler
