@@ -13,8 +13,8 @@ from longrope_training.model.adapters import merged, trainable_share, with_adapt
 from longrope_training.model.document_attention import register_document_attention
 from longrope_training.model.loss_head import LossHead, put_loss_head
 from longrope_training.model.tier_rope import tier_rope
-from longrope_training.model.tiled_mlp import tile_mlps
 from longrope_vllm import Factors, Geometry
+from longrope_vllm.backward.tiled_mlp import tile_mlps
 from longrope_vllm.errors import TrainingError
 from longrope_vllm.hf import put_rotary, take_out
 from tiny_models import LONG

@@ -21,12 +21,12 @@ from longrope_training.data.schedule import Schedule
 from longrope_training.learning_rate import learning_rates
 from longrope_training.metrics import peak_memory
 from longrope_training.model.loss_head import IGNORED, LossHead
-from longrope_training.model.offload import offloaded
 from longrope_training.model.tier_rope import TierRope
 from longrope_training.parallel import Processes
 from longrope_training.recipe import Recipe
 from longrope_training.room import room_for
 from longrope_training.tally import Tally
+from longrope_vllm.backward.offload import offloaded
 
 
 class LongContextTrainer(Trainer):  # type: ignore[misc]

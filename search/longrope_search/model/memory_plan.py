@@ -1,14 +1,14 @@
 """How much memory a pass takes, told before it begins.
 
 Counted: weights, one layer's activations, the hidden state that checkpointing keeps of every layer, and one chunk of
-logits. Attention itself takes none that grows with the square of the length (flash-attn, and SDPA's kernels alike), but
-where layers see a sliding window SDPA is given a mask that does.
+logits. On CUDA the host keeps those hidden states, and MLPs run over pieces where a gradient is taken. Attention itself
+takes no memory that grows with the square of the length (flash-attn, and SDPA's kernels alike), but where layers see a
+sliding window SDPA is given a mask that does.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import torch
 
@@ -19,6 +19,10 @@ from longrope_vllm.memory import attention_width, available, gigabytes, mask_byt
 from longrope_vllm.weights import weight_bytes
 
 _BACKWARD = 2.5  # a layer's activations while its derivatives are taken, over those of a forward pass
+
+
+MLP_TOKENS = 8192
+"""Tokens whose MLP is computed at once where a gradient is taken on CUDA."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +43,10 @@ class MemoryPlan:
         config = text_config(read_config(checkpoint))
         hidden, layers = positive_int(config, "hidden_size"), positive_int(config, "num_hidden_layers")
         size = dtype.itemsize
-        layer = length * size * _layer_width(config)
-        kept = length * size * hidden * (layers + 2) if gradient else 0
+        spared = gradient and device.type == "cuda"
+        at_once = min(length, MLP_TOKENS) if spared else length
+        layer = size * (3 * length * hidden + max(length * attention_width(config), 3 * at_once * mlp_width(config)))
+        kept = length * size * hidden * ((2 if spared else layers) + 2) if gradient else 0
         logits = min(CHUNK, length) * positive_int(config, "vocab_size") * (size + 8)
         return cls(
             weights=weight_bytes(checkpoint, size),
@@ -73,8 +79,3 @@ class MemoryPlan:
                 f"{gigabytes(self.available)} available: use {other}a shorter target, --dtype bfloat16 or a larger "
                 "device."
             )
-
-
-def _layer_width(config: Mapping[str, Any]) -> int:
-    """Elements a token while one layer runs: residual, and the attention or the three of the MLP."""
-    return 3 * positive_int(config, "hidden_size") + max(attention_width(config), 3 * mlp_width(config))

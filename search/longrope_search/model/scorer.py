@@ -14,7 +14,10 @@ from torch.utils.checkpoint import checkpoint
 from longrope_search.candidate import Candidate
 from longrope_search.methods.engine import Gradient
 from longrope_search.model.learnable_rope import LearnableRope
+from longrope_search.model.memory_plan import MLP_TOKENS
 from longrope_search.model.passages import Passage
+from longrope_vllm.backward.offload import offloaded
+from longrope_vllm.backward.tiled_mlp import tile_mlps
 from longrope_vllm.errors import SearchError
 from longrope_vllm.evaluation.loading import LoadedModel
 from longrope_vllm.evaluation.memory import in_memory
@@ -113,7 +116,7 @@ class Scorer:
         replaced = put_rotary(model, rope)
         try:
             tokens = passage.tokens.to(self.model.device)
-            with torch.enable_grad():
+            with torch.enable_grad(), offloaded(self.model.device):
                 chunks = list(chunk_losses(model, tokens, last=passage.counted, run=_checkpoint))
                 losses = torch.cat(chunks)
                 losses.sum().backward()  # type: ignore[no-untyped-call]
@@ -134,6 +137,8 @@ class Scorer:
         newer = hasattr(model, "activation_checkpointing_enable")
         enable = model.activation_checkpointing_enable if newer else model.gradient_checkpointing_enable
         enable({"use_reentrant": False})
+        if self.model.device.type == "cuda":
+            tile_mlps(model, MLP_TOKENS)
         layer_type = require("transformers.modeling_layers", "search").GradientCheckpointingLayer
         for layer in model.modules():
             if isinstance(layer, layer_type):

@@ -10,9 +10,9 @@ from longrope_training.fit import Fit
 from longrope_training.model.adapters import with_adapters
 from longrope_training.model.loss_head import LossHead, put_loss_head
 from longrope_training.model.tier_rope import TierRope, tier_rope
-from longrope_training.model.tiled_mlp import tile_mlps
 from longrope_training.parallel import attention_of
 from longrope_training.recipe import Recipe
+from longrope_vllm.backward.tiled_mlp import tile_mlps
 from longrope_vllm.errors import TrainingError
 from longrope_vllm.evaluation.loading import check_head
 from longrope_vllm.extras import require
@@ -52,8 +52,11 @@ def load(recipe: Recipe, fit: Fit, *, adapters: bool) -> TrainedModel:
     rope = tier_rope({OWN: (fit.stages[0].factors, fit.own), **ropes})
     put_rotary(module, rope)
     head = put_loss_head(module)
-    if recipe.mlp_tokens is not None:
-        tile_mlps(module, recipe.mlp_tokens)
+    if recipe.mlp_tokens is not None and not tile_mlps(module, recipe.mlp_tokens):
+        raise TrainingError(
+            f"Expected an MLP without experts in every layer, found other layers in {type(module).__name__}: leave out "
+            "mlp_tokens."
+        )
     if adapters:
         module = with_adapters(module, recipe.lora_rank)
     return TrainedModel(module=module, rope=rope, head=head)

@@ -12,28 +12,25 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from longrope_vllm.errors import TrainingError
 from longrope_vllm.extras import require
 
 
-def tile_mlps(model: nn.Module, tokens: int) -> None:
+def tile_mlps(model: nn.Module, tokens: int) -> bool:
     """Run the ``mlp`` of every decoder layer of ``model`` over pieces of at most ``tokens`` tokens, in place.
 
-    Modules, their names and their hooks stay as they are. Raises ``TrainingError`` for layers without an ``mlp``, or
-    with one of several experts: those return more than a tensor, and balance tokens over a whole row.
+    Modules, their names and their hooks stay as they are. False, and nothing is changed, for layers without an ``mlp``,
+    or with one of several experts: those return more than a tensor, and balance tokens over a whole row.
     """
     assert tokens > 0
     layer_type: Any = require("transformers.modeling_layers", "train").GradientCheckpointingLayer
     layers = [module for module in model.modules() if isinstance(module, layer_type)]
     mlps = [getattr(layer, "mlp", None) for layer in layers]
     if not mlps or not all(isinstance(mlp, nn.Module) and not hasattr(mlp, "experts") for mlp in mlps):
-        raise TrainingError(
-            f"Expected an MLP without experts in every layer, found other layers in {type(model).__name__}: leave out "
-            "mlp_tokens."
-        )
+        return False
     for mlp in mlps:
         assert mlp is not None
         mlp.forward = _tiled(mlp.forward, tokens)
+    return True
 
 
 def _tiled(whole: Callable[[Tensor], Tensor], tokens: int) -> Callable[[Tensor], Tensor]:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from longrope_training.model.offload import offloaded
+from longrope_vllm.backward.offload import offloaded
 
 
 def test_on_the_cpu_nothing_is_moved() -> None:
