@@ -70,8 +70,7 @@ class Stage:
         passes = 0
         for settings in self.methods:
             if isinstance(settings, GradientSettings):
-                turns = settings.steps * min(settings.passages, len(self.passages))
-                passes += (seeds + 3) * len(self.passages) + turns * (1 + BACKWARD)
+                passes += (seeds + 3) * len(self.passages) + settings.steps * (1 + BACKWARD)
             else:
                 passes += settings.evaluations * len(self.passages)
         passes += len(self.start_tokens) * len(self.passages)

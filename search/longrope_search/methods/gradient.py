@@ -23,8 +23,6 @@ class GradientSettings:
     steps: int = 20
     rate: float = 0.05
     """First step of each logarithm."""
-    passages: int = 1
-    """Passages of one step; the next step takes the next ones."""
     learn_attention_factor: bool = False
     fade: float = 0.9
     """Adam's decay of the mean."""
@@ -33,7 +31,7 @@ class GradientSettings:
 
 
 def gradient(space: Space, seeds: Sequence[Point], settings: GradientSettings, *, passages: int) -> Engine:
-    """Descend from the best of ``seeds``; ``passages`` are those the search has in all.
+    """Descend from the best of ``seeds``, on one passage a step, in turn; ``passages`` are those of the search.
 
     Returns the best of the last point, the averages and the seed: steps see some of the passages only.
     """
@@ -44,12 +42,10 @@ def gradient(space: Space, seeds: Sequence[Point], settings: GradientSettings, *
     adam = _Adam(len(logs), settings)
     path: list[Vector] = []
     for step in range(settings.steps):
-        first = step * settings.passages
-        turn = tuple((first + place) % passages for place in range(min(settings.passages, passages)))
         (score,) = yield Batch(
             candidates=[space.candidate(point)],
             keep=1,
-            passages=turn,
+            passages=(step % passages,),
             gradient=True,
             title=f"step {step + 1} of {settings.steps}",
         )
