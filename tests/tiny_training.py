@@ -23,9 +23,9 @@ def words(folder: Path, *more: str, out: str = "tuned") -> list[str]:
 
 
 def losses(out: Path) -> list[tuple[float, ...]]:
-    """Of each step: loss, that of long and of short rows, norm of the gradient."""
+    """Of each step: loss, that of long and of short rows (0 without any), norm of the gradient, learning rate."""
     names = ("loss", "loss_long", "loss_short", "grad_norm", "learning_rate")
-    return [tuple(entry[name] for name in names) for entry in read_metrics(out / "metrics.jsonl")]
+    return [tuple(entry.get(name, 0.0) for name in names) for entry in read_metrics(out / "metrics.jsonl")]
 
 
 def weights(out: Path) -> dict[str, Tensor]:

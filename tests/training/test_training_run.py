@@ -1,11 +1,13 @@
 """Whole runs on a tiny model: what they leave behind, and that others read it."""
 
+import shutil
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from longrope_training.data.rows import Rows
@@ -104,3 +106,32 @@ def test_the_card_takes_the_table_of_an_evaluation(tuned: Path, tmp_path: Path) 
     card = (tuned / "model" / "README.md").read_text()
     assert card.endswith("## Evaluation\n\n## by length\n\n| 1k | 2.5 |\n")
     assert "Not evaluated yet" not in card
+
+
+def test_adapters_are_resumed_merged_into_the_checkpoint_and_kept_beside_it(
+    model: Path, factors: Path, text: Path, tmp_path: Path
+) -> None:
+    more = ("--tuning", "lora", "--mlp-tokens", "256", "--warmup", "2")
+    assert main(words(tmp_path, *more)) == 0
+    whole, before = weights(tmp_path / "tuned"), losses(tmp_path / "tuned")
+    original = load_file(model / "model.safetensors")
+    assert whole.keys() == original.keys()
+    changed = {name for name, weight in whole.items() if not torch.equal(weight, original[name])}
+    assert any("q_proj" in name for name in changed)
+    assert any("norm" in name for name in changed)
+    assert any("embed_tokens" in name for name in changed)
+    assert (tmp_path / "tuned" / "adapter" / "adapter_config.json").is_file()
+    for name in ("step-6", "step-4"):
+        shutil.rmtree(tmp_path / "tuned" / "checkpoints" / name)
+    assert main(words(tmp_path, *more)) == 0, "from the first step again"
+    assert losses(tmp_path / "tuned") == before
+
+
+def test_adapters_go_on_from_a_checkpoint(model: Path, factors: Path, text: Path, tmp_path: Path) -> None:
+    more = ("--tuning", "lora")
+    assert main(words(tmp_path, *more)) == 0
+    whole, before = weights(tmp_path / "tuned"), losses(tmp_path / "tuned")
+    shutil.rmtree(tmp_path / "tuned" / "checkpoints" / "step-6")
+    assert main(words(tmp_path, *more)) == 0, "from step 4"
+    assert losses(tmp_path / "tuned") == before
+    assert all(torch.equal(weight, whole[name]) for name, weight in weights(tmp_path / "tuned").items())

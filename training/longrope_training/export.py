@@ -46,6 +46,14 @@ def export(
     unfinished.rename(folder)
 
 
+def keep_adapters(checkpoint: Path, folder: Path) -> None:
+    """Copy the adapters of ``checkpoint`` to ``folder``, as peft reads them. Raises ``TrainingError``."""
+    with room_for("the adapters", folder):
+        folder.mkdir(exist_ok=True)
+        for path in checkpoint.glob("adapter_*"):
+            shutil.copyfile(path, folder / path.name)
+
+
 def _whole(checkpoint: Path, base: Path) -> Any:
     transformers = require("transformers", "train")
     return transformers.AutoModelForCausalLM.from_pretrained(checkpoint, dtype=_dtype(base))

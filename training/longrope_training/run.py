@@ -1,7 +1,7 @@
 """One training run from recipe to checkpoint: check, prepare text, train, export; each part goes on where it stopped.
 
 In the output folder: ``recipe.json`` (what decides the result), ``data/`` (token streams), ``checkpoints/``,
-``metrics.jsonl``, ``tensorboard/``, ``loss.png`` and ``model/``, the tuned checkpoint.
+``metrics.jsonl``, ``tensorboard/``, ``loss.png``, ``model/``, the tuned checkpoint, and of adapters ``adapter/``.
 """
 
 import fcntl
@@ -20,7 +20,7 @@ from longrope_training.data.prepare import prepare
 from longrope_training.data.rows import Rows
 from longrope_training.data.schedule import Schedule
 from longrope_training.data.streams import Streams
-from longrope_training.export import export
+from longrope_training.export import export, keep_adapters
 from longrope_training.first_loss import FirstLoss
 from longrope_training.fit import Fit, check_fit
 from longrope_training.loss_plot import loss_png
@@ -137,9 +137,8 @@ class _Run:
         settings = trainer_settings(recipe, self.processes)  # before the model: they say how weights are shared out
         model = load(recipe, self.fit, adapters=self.adapters)
         trained, weights = trainable_share(model.module)
-        self.console.print(
-            f"training {trained:,} of {weights:,} weights, step {self.step:,} of {recipe.steps:,} is done"
-        )
+        done = 0 if last is None else step_of(last)
+        self.console.print(f"training {trained:,} of {weights:,} weights from step {done:,} to {recipe.steps:,}")
         rows = Rows(streams, self.schedule, seed=recipe.seed)
         checks = (
             [] if recipe.first_loss is None or last is not None else [self._first_loss(rows, limit=recipe.first_loss)]
@@ -169,6 +168,8 @@ class _Run:
         metrics = read_metrics(self.recipe.out / "metrics.jsonl")
         picture = loss_png(metrics)
         write_atomically(self.recipe.out / "loss.png", picture)
+        if self.adapters:
+            keep_adapters(last, self.recipe.out / "adapter")
         export(
             last,
             self.recipe.model,

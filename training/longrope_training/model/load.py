@@ -58,5 +58,6 @@ def load(recipe: Recipe, fit: Fit, *, adapters: bool) -> TrainedModel:
             "mlp_tokens."
         )
     if adapters:
+        torch.manual_seed(recipe.seed)  # a run that begins again begins with the same ones
         module = with_adapters(module, recipe.lora_rank)
     return TrainedModel(module=module, rope=rope, head=head)
