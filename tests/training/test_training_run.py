@@ -135,3 +135,12 @@ def test_adapters_go_on_from_a_checkpoint(model: Path, factors: Path, text: Path
     assert main(words(tmp_path, *more)) == 0, "from step 4"
     assert losses(tmp_path / "tuned") == before
     assert all(torch.equal(weight, whole[name]) for name, weight in weights(tmp_path / "tuned").items())
+
+
+def test_skipped_positions_are_trained_on_rows_of_the_window(
+    model: Path, factors: Path, text: Path, tmp_path: Path
+) -> None:
+    assert main(words(tmp_path, "--positions", "pose")) == 0
+    metrics = read_metrics(tmp_path / "tuned" / "metrics.jsonl")
+    assert [entry["tokens"] for entry in metrics] == [512 * step for step in range(1, STEPS + 1)]
+    assert metrics[-1]["loss_long"] < metrics[0]["loss_long"]

@@ -3,6 +3,7 @@
 from itertools import cycle, islice
 from typing import Any
 
+import torch
 from torch.utils.data import Dataset
 
 from longrope_training.data.rows import Row, Rows
@@ -50,7 +51,7 @@ class Beginnings(Dataset[dict[str, Any]]):
 
     def __getitem__(self, number: int) -> dict[str, Any]:
         """As ``Batches`` gives them."""
-        found = _tensors(self._rows[self._numbers[number]])
+        found = _tensors(self._rows[self._numbers[number]]) | {"position_ids": torch.arange(self._tokens)[None]}
         return {name: values[:, : self._tokens] for name, values in found.items()} | {"rope": OWN, "step_targets": 1}
 
 

@@ -6,6 +6,7 @@ whatever their kinds and wherever they are (LongRoPE2, arXiv 2502.20082, section
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -100,7 +101,7 @@ class LongContextTrainer(Trainer):  # type: ignore[misc]
         self._rope.use(inputs["rope"])
         self._head.targets = targets
         try:
-            with offloaded(self.args.device) if self._recipe.offload else torch.enable_grad():
+            with offloaded(self.args.device) if self._recipe.offload else nullcontext():
                 found = model(input_ids=inputs["input_ids"], position_ids=inputs["position_ids"], use_cache=False)
         finally:
             self._head.targets = None
