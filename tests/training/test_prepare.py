@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from made_text import (
     VOCABULARY,
@@ -25,6 +26,7 @@ from made_text import (
     words,
 )
 
+from longrope_training.data.prepare import Told
 from longrope_training.data.streams import Streams
 from longrope_training.recipe import DataSource, Stage
 from longrope_vllm.errors import EvaluationError, TrainingError
@@ -304,3 +306,35 @@ def test_streams_are_sent_to_workers_by_the_name_of_their_folder(tmp_path: Path)
     assert documents_in(again.short) == documents_in(streams.short)
     assert not again.long.tokens.flags.writeable
     assert json.loads((streams.folder / "data.json").read_text())["sizes"]["long"]["tokens"] == len(again.long.tokens)
+
+
+def test_a_text_longer_than_any_row_leaves_room_for_the_other_sources(tmp_path: Path) -> None:
+    books = [DataSource(source=jsonl(tmp_path / f"{letter}.jsonl", [letter * 5000])) for letter in "abc"]
+    made = recipe(tmp_path, *books, stages=(Stage(length=64, steps=6),), short_share=0.5)
+    streams = prepared(made)
+    for stream in (streams.long, streams.short):
+        shares = [np.count_nonzero(stream.tokens == ord(letter)) / len(stream.tokens) for letter in "abc"]
+        assert shares == pytest.approx([1 / 3] * 3, abs=64 / len(stream.tokens) + 0.01)
+    assert max(map(len, documents_in(streams.long))) == 64
+
+
+def test_preparing_goes_on_in_the_middle_of_a_text(tmp_path: Path) -> None:
+    book = DataSource(source=jsonl(tmp_path / "book.jsonl", ["".join(chr(97 + turn % 26) for turn in range(1500))]))
+    whole = recipe(tmp_path, book, stages=(Stage(length=64, steps=4),), short_share=0.25, out="whole")
+    broken = recipe(tmp_path, book, stages=(Stage(length=64, steps=4),), short_share=0.25, out="broken")
+    prepared(whole)
+    for after in (3, 9):
+        with pytest.raises(KeyboardInterrupt):
+            prepared(broken, told=_interrupted_after(after), save_every=0.0)
+    prepared(broken)
+    assert files_in(broken.out / "data") == files_in(whole.out / "data")
+
+
+def _interrupted_after(calls: int) -> Told:
+    left = iter(range(calls))
+
+    def told(done: int, wanted: int) -> None:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+
+    return told

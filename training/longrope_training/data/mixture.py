@@ -69,7 +69,7 @@ class Mixture:
     def _drawn(self, document: Document, source: int) -> bool:
         """Whether a document comes into a long row; a long one always does."""
         spec = self._sources[source]
-        if spec.upsample == 1 or len(document.tokens) >= spec.upsample_from:
+        if spec.upsample == 1 or document.whole >= spec.upsample_from:
             return True
         # By the document's own number: a resumed run draws the same.
         return random.Random(f"upsample/{self._seed}/{source}/{document.number}").random() < 1 / spec.upsample

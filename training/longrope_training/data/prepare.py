@@ -64,7 +64,7 @@ def prepare(recipe: Recipe, schedule: Schedule, tokenizer: Any, *, told: Told, s
 def made_from(recipe: Recipe, schedule: Schedule) -> MadeFrom:
     """All that decides the data; of the text itself its name only, for what is streamed has no hash beforehand."""
     return {
-        "format": 1,
+        "format": 2,
         "sources": [asdict(source) for source in recipe.data],
         "seed": recipe.seed,
         "tokens of long rows": schedule.tokens("long"),
@@ -88,9 +88,12 @@ class _Preparation:
         self._mixture = Mixture(recipe.data, schedule, seed=recipe.seed, taken=begun["taken"] if begun else None)
         self._places = [Place(**place) for place in begun["places"]] if begun else [Place() for _ in recipe.data]
         tokens = Tokens(tokenizer, vocabulary=positive_int(text_config(read_config(recipe.model)), "vocab_size"))
-        characters = _CHARACTERS * max(stage.length for stage in schedule.stages)
+        longest = max(stage.length for stage in schedule.stages)
         read = list(zip(recipe.data, self._places, strict=True))
-        self._readers = [documents(spec, tokens, characters=characters, begin=place) for spec, place in read]
+        self._readers = [
+            documents(spec, tokens, longest=longest, characters=_CHARACTERS * longest, begin=place)
+            for spec, place in read
+        ]
         self._passes = [_Passes(spec, place) for spec, place in read]
         pieces = {"long": None, "short": schedule.window}
         with _disk(self._folder):
@@ -162,7 +165,7 @@ class _Passes:
 
     def __init__(self, spec: DataSource, place: Place) -> None:
         self._spec, self._turn = spec, place.turn
-        self._fruitful = place.texts > 0  # of a pass that began before, nothing is known
+        self._fruitful = place.texts > 0 or place.pieces > 0  # of a pass that began before, nothing is known
 
     def saw(self, document: Document, *, taken: bool) -> None:
         """Raise ``TrainingError`` when a whole pass had no long document and nothing was taken of it."""
@@ -173,7 +176,7 @@ class _Passes:
                     "none in a whole pass: lower its upsample_from, or leave its upsample out."
                 )
             self._turn, self._fruitful = document.turn, False
-        self._fruitful |= taken or len(document.tokens) >= self._spec.upsample_from
+        self._fruitful |= taken or document.whole >= self._spec.upsample_from
 
 
 @contextmanager

@@ -1,12 +1,12 @@
 """The documents of one source of text, in tokens, pass after pass, from any place on.
 
-A document is a whole text between the tokens that begin and end a sequence, as far as the tokenizer has them (LongRoPE,
+A document is a text between the tokens that begin and end a sequence, as far as the tokenizer has them (LongRoPE,
 arXiv 2402.13753, section 4, puts its chunks between the same two). No chat template.
 """
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -41,13 +41,15 @@ class Place:
     """Passes that are behind."""
     texts: int = 0
     """Texts of this pass that are behind, empty ones too."""
+    pieces: int = 0
+    """Documents of the next text that are behind."""
     documents: int = 0
     """Documents of all passes that are behind."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Document:
-    """A text in tokens."""
+    """A text in tokens, or a piece of one that is longer than any row."""
 
     number: int
     """Among the documents of its source, over all passes."""
@@ -55,6 +57,8 @@ class Document:
     """The pass that it is from."""
     tokens: NDArray[np.uint32]
     """Shape [T], with T of 2 or more: fewer have nothing to predict."""
+    whole: int
+    """Tokens of the text that it is from."""
     after: Place
     """Where the next document is read from."""
 
@@ -99,9 +103,10 @@ def tokenizer_sha256(model: Path) -> str:
     return found.hexdigest()
 
 
-def documents(spec: DataSource, tokens: Tokens, *, characters: int, begin: Place) -> Iterator[Document]:
+def documents(spec: DataSource, tokens: Tokens, *, longest: int, characters: int, begin: Place) -> Iterator[Document]:
     """The documents of ``spec`` without end, from ``begin`` on; a source that ends is read again.
 
+    A text of more than ``longest`` tokens is several documents, so that one book leaves room for other sources.
     ``characters`` is the least size of made-up texts. Raises ``TrainingError`` for a source without a document, for one
     that has fewer texts than were read of it before, and for tokens that the model does not know; ``EvaluationError``
     for what cannot be read.
@@ -118,9 +123,10 @@ def documents(spec: DataSource, tokens: Tokens, *, characters: int, begin: Place
         before = place
         for batch in _batches(texts):
             for ids in tokens([text.content for text in batch], source=spec.source):
-                at, place = place, _after(place, ids)
-                if place.documents > at.documents:
-                    yield Document(number=at.documents, turn=at.turn, tokens=ids, after=place)
+                for document in _documents(ids, place, longest):
+                    yield document
+                    place = document.after
+                place = replace(place, texts=place.texts + 1, pieces=0)
         if before.texts == 0 and place.documents == before.documents:
             raise TrainingError(
                 f"Expected text to train on in {spec.source}, found none in {place.texts:,} texts: name another source."
@@ -128,9 +134,14 @@ def documents(spec: DataSource, tokens: Tokens, *, characters: int, begin: Place
         place = Place(turn=place.turn + 1, documents=place.documents)
 
 
-def _after(place: Place, ids: NDArray[np.uint32]) -> Place:
-    """Where reading is after a text of ``ids``."""
-    return Place(turn=place.turn, texts=place.texts + 1, documents=place.documents + (len(ids) >= 2))
+def _documents(ids: NDArray[np.uint32], place: Place, longest: int) -> Iterator[Document]:
+    """The documents of a text of ``ids`` that ``place`` has not behind it."""
+    begins = [begin for begin in range(0, len(ids), longest) if len(ids) - begin >= 2]
+    ends = [*begins[1:], len(ids)]  # a single token at the end stays with those before it
+    for begin, end in list(zip(begins, ends, strict=False))[place.pieces :]:
+        tokens, number = ids[begin:end], place.documents
+        place = replace(place, pieces=place.pieces + 1, documents=number + 1)
+        yield Document(number=number, turn=place.turn, tokens=tokens, whole=len(ids), after=place)
 
 
 def _texts(spec: DataSource, *, characters: int) -> Iterator[Text]:
