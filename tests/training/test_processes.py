@@ -72,7 +72,6 @@ def test_all_processes_of_a_ring_read_the_same_rows(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changed", "world", "said"),
     [
-        ({"parallel": "sp", "ways": 2}, 3, "Expected processes in groups of 2, found 3"),
         ({"parallel": "sp"}, 1, "Expected several processes for parallel sp, found one"),
         ({"batch": 8}, 3, "Expected a batch that 3 groups of processes share evenly, found 8"),
     ],

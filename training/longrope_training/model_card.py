@@ -61,9 +61,14 @@ def put_evaluation(model: Path, report: Path) -> None:
     """
     card, found = model / "README.md", report / "report.md"
     if not card.is_file() or _EVALUATION not in card.read_text(encoding="utf-8"):
-        raise TrainingError(f"Expected a model card with a section on evaluation, found none at {card}.")
+        raise TrainingError(
+            f"Expected a model card with a section on evaluation, found none at {card}: name a checkpoint that longrope "
+            "train made."
+        )
     if not found.is_file():
-        raise TrainingError(f"Expected the results of longrope eval, found no report.md in {report}.")
+        raise TrainingError(
+            f"Expected the results of longrope eval, found no report.md in {report}: name the folder that it wrote."
+        )
     before = card.read_text(encoding="utf-8").partition(_EVALUATION)[0]
     table = re.sub(r"^#", "##", found.read_text(encoding="utf-8"), flags=re.MULTILINE)  # below our own heading
     write_atomically(card, f"{before}{_EVALUATION}\n{table}")

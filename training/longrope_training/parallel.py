@@ -30,11 +30,12 @@ class Processes:
 
     @classmethod
     def of(cls, recipe: Recipe) -> Self:
-        """From the environment that ``accelerate launch`` and ``torchrun`` set. Raises ``TrainingError``."""
+        """From the environment that ``accelerate launch`` and ``torchrun`` set, for a recipe that was found to fit.
+
+        Raises ``TrainingError`` for a batch that cannot be shared out, and for one process where several are needed.
+        """
         world = int(os.environ.get("WORLD_SIZE", "1"))
         ways = 1 if recipe.parallel == "single" else recipe.ways or world
-        if world % ways:
-            raise TrainingError(f"Expected processes in groups of {ways}, found {world}: launch a multiple of {ways}.")
         if recipe.parallel != "single" and ways == 1:
             raise TrainingError(
                 f"Expected several processes for parallel {recipe.parallel}, found one: start with accelerate launch "

@@ -46,8 +46,8 @@ _UNCHANGED = ("out", "device", "save_every", "keep", "first_loss", "checkpointin
 
 def train(recipe: Recipe, console: Console) -> Path:
     """Train, and return the folder of the tuned checkpoint. Raises ``LongRopeError``."""
-    processes = Processes.of(recipe)
     fit = check_fit(recipe)
+    processes = Processes.of(recipe)
     shown = console if processes.first else Console(quiet=True)
     run = _Run(recipe=recipe, fit=fit, processes=processes, memory=plan_of(recipe, fit), console=shown)
     with run.held():
