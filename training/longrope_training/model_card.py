@@ -62,8 +62,8 @@ def put_evaluation(model: Path, report: Path) -> None:
     card, found = model / "README.md", report / "report.md"
     if not card.is_file() or _EVALUATION not in card.read_text(encoding="utf-8"):
         raise TrainingError(
-            f"Expected a model card with a section on evaluation, found none at {card}: name a checkpoint that longrope "
-            "train made."
+            f"Expected a model card with a section on evaluation, found none at {card}: name a checkpoint that "
+            "longrope train made."
         )
     if not found.is_file():
         raise TrainingError(
