@@ -1,4 +1,4 @@
-"""Two processes that share each row give the losses of one: short rows, long rows, and both in a step."""
+"""Two processes give the losses of one: with shared rows, and each with rows of its own; long ones, and both kinds."""
 
 import os
 import subprocess
@@ -13,15 +13,15 @@ from tiny_training import losses, words
 pytest.importorskip("deepspeed", reason="the extra sp is not installed")
 
 
-@pytest.mark.parametrize("share", ["0", "0.5"])
-def test_two_processes_with_ulysses_train_as_one(
-    model: Path, factors: Path, text: Path, tmp_path: Path, share: str
+@pytest.mark.parametrize(("parallel", "share"), [("sp", "0"), ("sp", "0.5"), ("single", "0.5")])
+def test_two_processes_train_as_one(
+    model: Path, factors: Path, text: Path, tmp_path: Path, parallel: str, share: str
 ) -> None:
     more = ("--short-share", share)
     assert main(words(tmp_path, *more, out="one")) == 0
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29613"]
     run = subprocess.run(
-        [*command, "-m", "longrope_vllm.cli.main", *words(tmp_path, *more, "--parallel", "sp", out="two")],
+        [*command, "-m", "longrope_vllm.cli.main", *words(tmp_path, *more, "--parallel", parallel, out="two")],
         capture_output=True,
         text=True,
         check=False,
