@@ -9,6 +9,7 @@ import torch
 
 from longrope_vllm.errors import EvaluationError
 from longrope_vllm.extras import require
+from longrope_vllm.freed_memory import give_back_freed_memory
 
 
 class LoadedModel:
@@ -23,6 +24,8 @@ class LoadedModel:
     def module(self) -> Any:
         """The causal language model, in evaluation mode."""
         transformers = require("transformers", "eval")
+        if self.device.type == "cpu":
+            give_back_freed_memory()
         try:
             model = transformers.AutoModelForCausalLM.from_pretrained(
                 self.folder, dtype=self.dtype, attn_implementation=self._attention

@@ -16,6 +16,7 @@ from longrope_vllm.backward.tiled_mlp import tile_mlps
 from longrope_vllm.errors import TrainingError
 from longrope_vllm.evaluation.loading import check_head
 from longrope_vllm.extras import require
+from longrope_vllm.freed_memory import give_back_freed_memory
 from longrope_vllm.hf import put_rotary
 
 
@@ -34,6 +35,8 @@ def load(recipe: Recipe, fit: Fit, *, adapters: bool) -> TrainedModel:
     Raises ``TrainingError`` or ``EvaluationError`` for a model that cannot be trained so.
     """
     transformers = require("transformers", "train")
+    if fit.device.type == "cpu":
+        give_back_freed_memory()
     try:
         config = transformers.AutoConfig.from_pretrained(recipe.model)
         # Adam's steps are smaller than bfloat16 can add to a weight; frozen weights may stay in it.
