@@ -23,17 +23,13 @@ import numpy as np
 import torch
 
 from report import command_line, provenance
+from search_course import Course, course, draw_courses
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 from longrope_search.candidate import Candidate
 from longrope_search.model.passages import passages_of
 from longrope_search.model.scorer import Scorer
-from longrope_search.plan import plan
-from longrope_search.request import Request
-from longrope_search.scoring.storage import open_storage
-from longrope_search.scoring.study import requests
-from longrope_search.search import so_far
 from longrope_vllm import Geometry, read_factors
 from longrope_vllm.evaluation.documents import cut_documents
 from longrope_vllm.evaluation.encoder import Encoder
@@ -56,8 +52,7 @@ class Run:
     """One search."""
 
     name: str
-    course: tuple[tuple[int, float], ...]
-    """(token-forwards, best mean loss so far in nats)."""
+    course: Course
     factors: tuple[float, ...]
     attention_factor: float
 
@@ -103,18 +98,6 @@ def ours(work: Path) -> Iterator[Run]:
             )
             yield Run(name=name, course=course(out), factors=(tier := read_factors(out).tiers[-1]).factors,
                       attention_factor=tier.attention_factor)  # fmt: skip
-
-
-def course(out: Path) -> tuple[tuple[int, float], ...]:
-    """The course of the search behind ``out``, from its study."""
-    storage = open_storage(str(out.with_suffix(".study.log")), make=False)
-    (found,) = so_far(plan(Request.of_shared(requests(storage)[0])), storage)
-    best, points = math.inf, []
-    for moment in found.history:
-        if moment.complete:
-            best = min(best, moment.loss)
-            points.append((moment.token_forwards, best))
-    return tuple(points)
 
 
 def public(work: Path) -> Iterator[Run]:
@@ -170,21 +153,8 @@ def draw(runs: Sequence[Run], path: Path) -> None:
 
     figure = Figure(figsize=(8, 4.6), dpi=140, layout="constrained")
     axes = figure.subplots()
-    for run in runs:
-        spent, losses = zip(*run.course, strict=True)
-        first = run.name not in axes.get_legend_handles_labels()[1]
-        axes.step(
-            spent,
-            losses,
-            where="post",
-            color=_COLORS[run.name],
-            linewidth=1.6,
-            alpha=0.85,
-            label=run.name if first else None,
-        )
-    axes.set(xscale="log", ylim=(1.86, 2.25), xlabel="token-forwards", ylabel="best mean loss so far, nats a token")
-    axes.legend(frameon=False)
-    axes.grid(alpha=0.25)
+    draw_courses(axes, [(run.name, run.course) for run in runs], _COLORS)
+    axes.set(xscale="log", ylim=(1.86, 2.25))
     FigureCanvasAgg(figure).print_png(str(path))
 
 
