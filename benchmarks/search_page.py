@@ -1,9 +1,12 @@
 """A results page from finished searches of one checkpoint: what each found, on which documents, for how much.
 
     longrope search MODEL --target 16k --method cma ... --out DIR/cma.json
-    python benchmarks/search_page.py cma=DIR/cma.json ... --out benchmarks/results/search_NAME_cpu_DATE.md
+    longrope eval MODEL --factors cma=DIR/cma.json ... --documents OTHERS --out EVALUATION
+    python benchmarks/search_page.py cma=DIR/cma.json ... --evaluation "On other text=EVALUATION" \
+        --out benchmarks/results/search_NAME_cpu_DATE.md
 
-In: files of factors that searches wrote, with their studies beside them, all for one length and the same documents.
+In: files of factors that searches wrote, with their studies beside them, all for one length and the same documents; and
+folders of ``longrope eval``, whose reports follow under the titles they are given.
 Seconds are those of the passes, from the study, on whatever else the machine did.
 """
 
@@ -55,7 +58,7 @@ class Search:
 
 def _bare(command: str) -> str:
     """Without the folders of the machine it ran on."""
-    return re.sub(r"(?<= )/\S*/", "", command)
+    return re.sub(r"(?<!\S)/\S*/", "", command)
 
 
 def table(searches: Sequence[Search]) -> str:
@@ -96,10 +99,18 @@ def documents(searches: Sequence[Search]) -> str:
     return f"- searched on: {named[0]}.\n- held out: {named[1]}."
 
 
+def evaluation(title: str, folder: Path) -> str:
+    """A section with the report of ``folder``; its own sections come one level deeper."""
+    _, _, report = (folder / "report.md").read_text().partition("\n\n")
+    deeper = _bare(report).replace("\n## ", "\n### ")
+    return f"\n## {title}\n\n{deeper}"
+
+
 def main() -> None:
     """Write the page and its figure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("searches", nargs="+", metavar="NAME=FILE")
+    parser.add_argument("--evaluation", nargs="+", default=[], metavar="TITLE=FOLDER")
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
     named = [split_label(word) for word in given.searches]
@@ -118,6 +129,7 @@ def main() -> None:
         "- perplexities; a backward pass counts as two more forward ones, a pruned candidate as far as it was scored; "
         "minutes are those of the passes.\n\n"
         f"{table(searches)}\n\n![best loss by token-forwards]({picture.name})\n"
+        + "".join(evaluation(title, Path(folder)) for title, folder in map(split_label, given.evaluation))
     )
 
 

@@ -112,11 +112,32 @@ def test_the_search_in_the_readme_is_what_was_measured() -> None:
         r"against ([\d.]+); YaRN has\n  ([\d.]+) there",
         (ROOT / "README.md").read_text(),
     )
-    rows = {cells[1]: cells[2:] for cells in (re.split(r" *\| *", line) for line in results("search").splitlines())
+    rows = {cells[1]: cells[2:] for cells in (re.split(r" *\| *", line) for line in results("search_tiny").splitlines())
             if len(cells) == 9}  # fmt: skip
     ours, public = rows["gradient+cma (default)"], rows["public code"]
     losses = [cell.split()[0] for cell in (ours[4], public[4], ours[5], public[5], rows["yarn"][5])]
     assert stated == (ours[2].rstrip("%"), *losses)
+
+
+def test_the_search_of_a_real_model_is_stated_as_it_was_measured() -> None:
+    page = results("search_smollm2")
+    found = dict(
+        re.findall(r"^\| ([\w+-]+) \| \**([\d.]+)\** \(", page.partition("all texts**")[2].partition("**P")[0], re.M)
+    )
+    best, *others = sorted(float(found[name]) for name in ("gradient+cma", "cma", "evolution"))
+    assert all(other / best < 1.003 for other in others)
+    assert all(round(float(found[name]) / best - 1, 2) == 0.02 for name in ("ntk", "yarn"))
+    stated = dict(
+        re.findall(r"^\| ([\w, -]+) \| [\d.]* ?\| [\d.]+ \| ([\d.]+) \|", (ROOT / "docs/search.md").read_text(), re.M)
+    )
+    labels = {
+        "NTK": "ntk",
+        "YaRN": "yarn",
+        "evolution": "evolution",
+        "CMA-ES": "cma",
+        "gradient, then CMA-ES": "gradient+cma",
+    }
+    assert stated == {name: found[label] for name, label in labels.items()}
 
 
 METHODS = ("none", "pi", "ntk", "dynamic-ntk", "yarn")
