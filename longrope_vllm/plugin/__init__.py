@@ -4,7 +4,7 @@ Read in the order of ``docs/serving.md``. At the start: ``max_model_len`` and ``
 loaded), ``tiers`` (what is in force), ``rotary`` and ``model_loader`` (the table, and that the model took it). For each
 request: ``http_fields``, ``policy`` and ``input_processor`` (where it starts), ``scheduler`` (its tier, its key, its
 crossings), ``model_runner_v1`` or ``model_runner_v2`` with ``step_rows`` and ``read_rows`` (the rows of its tokens),
-``output_processor``, ``status``, ``metrics`` and ``endpoint`` (what is told about it).
+``output_processor``, ``status`` and ``metrics`` (what is told about it).
 """
 
 from functools import partial

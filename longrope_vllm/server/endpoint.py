@@ -14,6 +14,8 @@ from longrope_vllm.plugin import http_fields, metrics
 from longrope_vllm.plugin.output_processor import answered
 from longrope_vllm.plugin.settings import server_settings
 from longrope_vllm.plugin.tiers import ServedTiers
+from longrope_vllm.server import layers
+from longrope_vllm.server.api_error import ApiError, answer_api_error
 
 router = APIRouter(prefix="/v1/longrope", tags=["longrope"])
 
@@ -27,10 +29,15 @@ class LongRopeEndpoint:
     def attach_router(self, app: FastAPI) -> None:
         """Add the routes to vLLM's app."""
         app.include_router(router)
+        app.add_exception_handler(ApiError, answer_api_error)
 
     async def init_state(self, engine_client: Any, state: Any, args: Namespace) -> None:
-        """Keep the engine client (None on a render-only server) for the routes; with tiers, add the request fields."""
+        """Keep the engine client (None on a render-only server) for the routes, put the layers around the handlers.
+
+        With tiers, add the request fields.
+        """
         state.longrope_engine = engine_client
+        layers.install(state, ())
         served = _served(engine_client)
         if served is None or served.last == 0:
             return
