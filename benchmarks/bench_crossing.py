@@ -48,7 +48,7 @@ class Pair:
 async def crossing(asked: openai.AsyncOpenAI, model: str, boundary: int, random: numpy.random.Generator) -> list[float]:
     """The gaps between the tokens of a request that crosses ``boundary``, longest last."""
     answer = await stream(asked, model, random_prompt(random, boundary - BELOW), OUTPUT)
-    told = await asked.get(f"/longrope/requests/{answer.id}", cast_to=object)
+    told = (await asked.get(f"/requests/{answer.id}", cast_to=object))["longrope"]
     assert told["crossings"] == 1, f"expected one crossing at {boundary}, found {told}"
     return sorted(answer.gaps)
 

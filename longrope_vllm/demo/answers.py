@@ -66,8 +66,8 @@ def ask_all(url: str, questions: Sequence[str], *, tiers: bool, report: Callable
 
 def _tier(url: str, request_id: str) -> str:
     try:
-        with urllib.request.urlopen(f"{url}/v1/longrope/requests/{request_id}", timeout=30) as answer:
-            return f"up to {json.load(answer)['tier_max_length']:,}"
+        with urllib.request.urlopen(f"{url}/v1/requests/{request_id}", timeout=30) as answer:
+            return f"up to {json.load(answer)['longrope']['tier_max_length']:,}"
     except urllib.error.HTTPError as error:
         error.close()
         return "not told"  # vLLM before 0.27 has no routes of plugins

@@ -77,9 +77,14 @@ def response_ids(engine_id: str) -> frozenset[str]:
     vLLM makes ``[CHOICE_]RESPONSE[-PROMPT][_TURN][-RANDOM]`` of the id of a response: a choice number with n > 1, a
     prompt number in completions, a turn in responses, eight random hexadecimal digits.
     """
-    within = re.sub(r"^\d+_", "", engine_id)
+    within = base_id(engine_id)
     bare = re.sub(r"-[0-9a-f]{8}$", "", within)
     return frozenset((within, bare, re.sub(r"[-_]\d+$", "", bare)))
+
+
+def base_id(engine_id: str) -> str:
+    """``engine_id`` without the number of a choice: what all choices of one prompt have in common."""
+    return re.sub(r"^\d+_", "", engine_id)
 
 
 def add_engine_method() -> None:

@@ -1,4 +1,4 @@
-"""HTTP routes of the plugin: ``GET /v1/longrope`` and ``GET /v1/longrope/requests/{id}``.
+"""HTTP routes of the plugin: ``GET /v1/longrope`` and ``GET /v1/requests/{id}``.
 
 A vLLM endpoint plugin (vLLM 0.27 and later); like every one of them it is loaded only when ``VLLM_PLUGINS`` names it,
 which ``longrope serve`` does.
@@ -8,14 +8,17 @@ from argparse import Namespace
 from dataclasses import asdict
 from typing import Any
 
-from fastapi import APIRouter, FastAPI, HTTPException, Request
+from fastapi import APIRouter, FastAPI, Request
+from vllm import envs
 
-from longrope_vllm.plugin import http_fields, metrics
-from longrope_vllm.plugin.output_processor import answered
+from longrope_vllm.plugin import followed, http_fields, metrics
 from longrope_vllm.plugin.settings import server_settings
 from longrope_vllm.plugin.tiers import ServedTiers
-from longrope_vllm.server import layers
+from longrope_vllm.server import layers, requests
 from longrope_vllm.server.api_error import ApiError, answer_api_error
+from longrope_vllm.server.keep_alive import KeepAlive
+from longrope_vllm.server.progress import tell_progress
+from longrope_vllm.server.requests import Requests
 
 router = APIRouter(prefix="/v1/longrope", tags=["longrope"])
 
@@ -27,8 +30,10 @@ class LongRopeEndpoint:
     required_tasks = None
 
     def attach_router(self, app: FastAPI) -> None:
-        """Add the routes to vLLM's app."""
+        """Add the routes and the middleware to vLLM's app."""
         app.include_router(router)
+        app.include_router(requests.router)
+        app.add_middleware(KeepAlive)
         app.add_exception_handler(ApiError, answer_api_error)
 
     async def init_state(self, engine_client: Any, state: Any, args: Namespace) -> None:
@@ -37,7 +42,9 @@ class LongRopeEndpoint:
         With tiers, add the request fields.
         """
         state.longrope_engine = engine_client
-        layers.install(state, ())
+        state.longrope_requests = Requests(keyed=bool(args.api_key or envs.VLLM_API_KEY))
+        followed.install()
+        layers.install(state, (tell_progress(engine_client), requests.follow(state.longrope_requests)))
         served = _served(engine_client)
         if served is None or served.last == 0:
             return
@@ -71,22 +78,3 @@ async def tiers(request: Request) -> dict[str, Any]:
             for index, tier in enumerate(served.tiers)
         ],
     }
-
-
-@router.get("/requests/{request_id}")
-async def request_tier(request_id: str, request: Request) -> dict[str, int]:
-    """Tier, tokens and crossings of a response's requests, by its id; 404 once they are forgotten.
-
-    Under data parallelism only the first engine is asked for what still runs.
-    """
-    engine = request.app.state.longrope_engine
-    served = _served(engine)
-    status = None
-    if served is not None and served.last:
-        status = await engine.engine_core.call_utility_async("longrope_request", request_id)
-        if status is None and (finished := answered.find(request_id)) is not None:
-            status = asdict(finished)
-    if status is None:
-        raise HTTPException(404, f"No request {request_id!r} is running or finished lately in a tier of this server.")
-    found: dict[str, int] = status
-    return found

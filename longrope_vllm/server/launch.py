@@ -24,6 +24,10 @@ from longrope_vllm.rope_block import portable_fields
 
 PLUGIN = "longrope"
 
+DEFAULTS = {"sse_keep_alive_interval": 15, "enable_prompt_tokens_details": True}
+"""vLLM's options that are set unless the user sets them, where this vLLM has them: a stream is never silent for longer
+(seconds), and ``usage`` says what came from the prefix cache."""
+
 
 def prepare(
     chosen: ChosenFactors, options: Sequence[str], *, settings: Mapping[str, str | None] = MappingProxyType({})
@@ -137,7 +141,8 @@ def parse_engine_options(options: Sequence[str]) -> argparse.Namespace:
 
     parser = FlexibleArgumentParser(prog="longrope")
     subcommand = ServeSubcommand()
-    subcommand.subparser_init(parser.add_subparsers(dest="subparser"))
+    serving = subcommand.subparser_init(parser.add_subparsers(dest="subparser"))
+    serving.set_defaults(**{name: value for name, value in DEFAULTS.items() if serving.get_default(name) is not None})
     arguments: argparse.Namespace = parser.parse_args(["serve", *options])
     if arguments.model_tag is None:
         raise UnsupportedError("Expected a model to serve, found none: longrope serve MODEL [options].")

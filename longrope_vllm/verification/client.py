@@ -102,7 +102,7 @@ class Server:
 
     async def served(self, answer: Answer) -> Served:
         """How the plugin says it served the request behind ``answer``."""
-        found = await self._get(f"/v1/longrope/requests/{answer.id}")
+        found = (await self._get(f"/v1/requests/{answer.id}"))["longrope"]
         return Served(tier_max_length=found["tier_max_length"], tokens=found["tokens"], crossings=found["crossings"])
 
     def _starting_tier(self, question: Question) -> dict[str, Any]:

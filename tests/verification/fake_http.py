@@ -38,8 +38,8 @@ class Site:
                 for index, length in enumerate(self.server.lengths)
             ]
             return {"policy": self.policy, "tiers": tiers}
-        if path.startswith("/v1/longrope/requests/"):
-            return vars(self.server.served_of[path.rpartition("/")[2]])
+        if path.startswith("/v1/requests/"):
+            return {"longrope": vars(self.server.served_of[path.rpartition("/")[2]])}
         return None
 
     def post(self, path: str, body: dict[str, Any]) -> Any:
