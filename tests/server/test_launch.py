@@ -11,6 +11,7 @@ import pytest
 from longrope_vllm import Factors, Geometry, write_factors
 from longrope_vllm.chosen_factors import ChosenFactors
 from longrope_vllm.cli.main import main
+from longrope_vllm.server import launch
 from longrope_vllm.server.launch import enable_endpoint, merged, overrides, prepare
 
 CONFIG = {
@@ -177,3 +178,27 @@ def test_changes_of_a_nested_text_config_go_into_it() -> None:
         "dtype": "float32",
         "text_config": {"hidden_size": 128, "rope_theta": 1e6},
     }
+
+
+@pytest.mark.parametrize(
+    ("options", "interval", "details"),
+    [
+        ([], 15, True),
+        (["--sse-keep-alive-interval", "0"], 0, True),
+        (["--sse_keep_alive_interval=40", "--no-enable-prompt-tokens-details"], 40, False),
+    ],
+)
+def test_streams_are_kept_alive_and_cached_tokens_told_unless_the_user_says_otherwise(
+    options: list[str], interval: int, details: bool, checkpoint: Path
+) -> None:
+    pytest.importorskip("vllm", reason="the options are vLLM's")
+    arguments, _ = prepare(ChosenFactors(), [str(checkpoint), *options])
+    assert (arguments.sse_keep_alive_interval, arguments.enable_prompt_tokens_details) == (interval, details)
+
+
+def test_a_default_for_an_option_that_this_vllm_lacks_is_left_out(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("vllm", reason="the options are vLLM's")
+    monkeypatch.setitem(launch.DEFAULTS, "of_another_version", 1)
+    assert not hasattr(prepare(ChosenFactors(), [str(checkpoint)])[0], "of_another_version")

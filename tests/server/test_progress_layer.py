@@ -6,7 +6,7 @@ The oracle of the numbers is the script of the fake engine; that of the order is
 import asyncio
 import json
 import re
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -28,11 +28,10 @@ DONE = "data: [DONE]\n\n"
 
 
 @pytest.fixture(autouse=True)
-def fast(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def fast(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ask the engine without pauses: the fake one answers when it is its turn."""
     monkeypatch.setattr(progress, "INTERVAL", 0.001)
     monkeypatch.setattr(progress, "EARLY", 0.001)
-    yield
 
 
 class Event(SimpleNamespace):
