@@ -37,12 +37,15 @@ class UnreadableError(Exception):
 def text_of_html(data: bytes) -> Iterator[str]:
     """Title, headings, paragraphs, items and rows as lines; scripts and styles are dropped.
 
-    In the encoding that the document declares, else UTF-8. Raises ``UnreadableError`` where it is in neither.
+    In the encoding that the document declares, else UTF-8. Raises ``UnreadableError`` where it is in neither, and for a
+    document without text.
     """
     lines = _Lines()
     lines.feed(_decoded(data))
     lines.close()
     lines.end_line()
+    if not lines.lines:
+        raise UnreadableError("Expected HTML with text, found none in it.")
     return (f"{line}\n" for line in lines.lines)
 
 

@@ -6,6 +6,7 @@ with the time of upload, so a list is in the order of ids and can go on after a 
 
 import sqlite3
 import threading
+import weakref
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
@@ -82,11 +83,8 @@ class Records:
         self._connection.execute("PRAGMA journal_mode = WAL")
         self._connection.execute("PRAGMA synchronous = FULL")
         self._connection.executescript(_SCHEMA)
-
-    def close(self) -> None:
-        """Close the connection."""
-        with self._guard:
-            self._connection.close()
+        self.close = weakref.finalize(self, self._connection.close)
+        """Called, closes the connection; without that it is closed with this object."""
 
     def insert(self, record: FileRecord) -> None:
         """Add a row; it is on disk when this returns."""

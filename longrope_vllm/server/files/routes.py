@@ -125,8 +125,14 @@ def file_content(file_id: FileId, request: Request, files: Files) -> FileRespons
     owner = files.owner(request)
     record = files.store.find(file_id, owner=owner)
     path = files.store.original(record)
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        files.store.find(file_id, owner=owner)  # deleted this moment
+        raise
     return FileResponse(
         path,
+        stat_result=found,
         media_type=record.content_type,
         filename=record.filename,
         headers={"x-content-type-options": "nosniff"},  # a page that somebody uploaded is not one of this server

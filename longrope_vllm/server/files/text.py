@@ -44,8 +44,10 @@ def read_text(path: Path) -> str:
 
 
 def check_plain(path: Path, *, limit: int) -> None:
-    """Raise ``ApiError`` unless ``path`` is at most ``limit`` bytes of UTF-8."""
+    """Raise ``ApiError`` unless ``path`` is UTF-8, at least one byte and at most ``limit``."""
     size = path.stat().st_size
+    if size == 0:
+        raise unreadable("Expected a document, found an empty file.")
     if size > limit:
         raise unreadable(
             f"Expected at most {format_size(limit)} of text in one document, found {size:,} bytes: split the document."
