@@ -11,12 +11,12 @@ from longrope_vllm.server.api_error import ApiError
 from longrope_vllm.server.files.file_object import FileObject, Serving, file_object
 from longrope_vllm.server.files.form import Upload, UploadForm
 from longrope_vllm.server.files.incoming import Incoming
-from longrope_vllm.server.owner import owner_of
 from longrope_vllm.server.files.records import FileRecord
 from longrope_vllm.server.files.settings import FileSettings
 from longrope_vllm.server.files.store import FileStore
 from longrope_vllm.server.files.text import TextReader, prompt_text, read_text
 from longrope_vllm.server.files.tokens import TokenCounter
+from longrope_vllm.server.owner import owner_of
 
 _FORM_BYTES = 65_536
 """What a form may take beside its file."""
