@@ -20,7 +20,7 @@ from longrope_vllm.plugin.tiers import ServedTiers
 FIELD = "longrope"
 """Response field: tier, its length, tokens, crossings, tokens dropped by them."""
 
-_LIMITS = ("max_completion_tokens", "max_output_tokens", "max_tokens")
+LIMITS = ("max_completion_tokens", "max_output_tokens", "max_tokens")
 """How the APIs call the number of tokens a client allows."""
 
 
@@ -55,7 +55,7 @@ def _asking(
         params = original(self, *args, **kwargs)
         fields = {**(params.extra_args or {}), **_asked(self, aliases)}
         named_tier(served, policy, fields)  # refused here, a stream has not begun
-        params.extra_args = {**fields, MAX_TOKENS_FIELD: _sent_limit(self)}
+        params.extra_args = {**fields, MAX_TOKENS_FIELD: sent_limit(self)}
         return params
 
     return to_sampling_params
@@ -86,14 +86,14 @@ def _asked(request: Any, aliases: dict[str, int]) -> dict[str, Any]:
     return fields
 
 
-def _sent_limit(request: Any) -> int:
+def sent_limit(request: Any) -> int:
     """Tokens the client allows, 0 when it left that open: the default of the API is no wish of the client.
 
     vLLM fills that default in before validation, so a client that sends exactly the default counts as sending none.
     """
     known = type(request).model_fields
-    sent = [getattr(request, name) for name in _LIMITS if name in request.model_fields_set]
-    defaults = {known[name].default for name in _LIMITS if name in known}
+    sent = [getattr(request, name) for name in LIMITS if name in request.model_fields_set]
+    defaults = {known[name].default for name in LIMITS if name in known}
     return next((limit for limit in sent if limit not in defaults and limit is not None), 0)
 
 

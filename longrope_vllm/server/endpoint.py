@@ -12,13 +12,15 @@ from fastapi import FastAPI
 
 from longrope_vllm.plugin import followed, http_fields, metrics
 from longrope_vllm.plugin.settings import server_settings
-from longrope_vllm.server import layers, requests, served_tiers
+from longrope_vllm.server import context_length, layers, requests, served_tiers, token_count, tokenization, truncation
 from longrope_vllm.server.api_error import ApiError, answer_api_error
 from longrope_vllm.server.files import parts
 from longrope_vllm.server.files.opening import open_files
 from longrope_vllm.server.files.routes import router as files_router
+from longrope_vllm.server.joining import Joining
 from longrope_vllm.server.keep_alive import KeepAlive
 from longrope_vllm.server.progress import tell_progress
+from longrope_vllm.server.prompt_tokens import PromptCounter
 from longrope_vllm.server.requests import Requests
 
 
@@ -30,7 +32,7 @@ class LongRopeEndpoint:
 
     def attach_router(self, app: FastAPI) -> None:
         """Add the routes and the middleware to vLLM's app."""
-        for router in (served_tiers.router, requests.router, files_router):
+        for router in (served_tiers.router, requests.router, token_count.router, files_router):
             app.include_router(router)
         app.add_middleware(KeepAlive)
         app.add_exception_handler(ApiError, answer_api_error)
@@ -44,11 +46,16 @@ class LongRopeEndpoint:
         state.longrope_engine = engine_client
         state.longrope_requests = Requests(keyed=keyed)
         state.longrope_files = files = open_files(engine_client, args, keyed=keyed)
+        state.longrope_prompts = prompts = PromptCounter(state)
         followed.install()
+        tokenization.install(state.online_renderer.renderer)
         innermost_first = [
-            *([] if files is None else [parts.layer(files)]),
+            truncation.layer(prompts),
+            context_length.layer(prompts),
             tell_progress(engine_client),
+            *([] if files is None else [parts.layer(files)]),
             requests.follow(state.longrope_requests),
+            Joining(),
         ]
         layers.install(state, innermost_first)
         served = served_tiers.of(engine_client)

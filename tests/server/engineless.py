@@ -1,0 +1,81 @@
+"""vLLM's own server app without its engine: real routes, handlers, templates and tokenizer, answers from a fake.
+
+For tests of what lies between the client and the engine: a second to make, where an engine takes minutes on the CPU.
+"""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import httpx
+from fastapi import FastAPI
+
+from longrope_vllm.server.launch import parse_engine_options
+
+ANSWER = "ok"
+
+
+@dataclass(eq=False)
+class FakeEngine:
+    """What vLLM's handlers need of an engine client. Answers ``ANSWER`` once ``open`` is set, which it is at first."""
+
+    vllm_config: Any
+    renderer: Any
+    prompts: list[int] = field(default_factory=list)
+    """Length of each prompt that has come, in tokens."""
+    max_tokens: list[int] = field(default_factory=list)
+    aborted: int = 0
+    open: asyncio.Event = field(default_factory=asyncio.Event)
+    errored: bool = False
+    input_processor: Any = None
+
+    def __post_init__(self) -> None:
+        self.model_config = self.vllm_config.model_config
+        self.open.set()
+
+    def check_admission(self, *args: Any, **kwargs: Any) -> None:
+        """Every request is let in."""
+
+    async def is_tracing_enabled(self) -> bool:
+        return False
+
+    async def check_health(self) -> None:
+        """It is well."""
+
+    async def generate(self, prompt: Any, params: Any, request_id: str, **kwargs: Any) -> AsyncIterator[Any]:
+        from vllm.outputs import CompletionOutput, RequestOutput
+
+        ids = prompt["prompt_token_ids"]
+        self.prompts.append(len(ids))
+        self.max_tokens.append(params.max_tokens)
+        try:
+            await self.open.wait()
+        except asyncio.CancelledError:
+            self.aborted += 1
+            raise
+        answer = CompletionOutput(0, ANSWER, [1, 2], None, None, finish_reason="stop")
+        yield RequestOutput(request_id, None, ids, None, [answer], finished=True, num_cached_tokens=0)
+
+
+@asynccontextmanager
+async def engineless(checkpoint: Path, *options: str) -> AsyncIterator[tuple[httpx.AsyncClient, FakeEngine, FastAPI]]:
+    """A client of the app that ``longrope serve checkpoint options`` would serve, its engine, and the app itself."""
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.entrypoints.launchers.api_server.app_state import init_app_state
+    from vllm.entrypoints.launchers.app import build_app
+    from vllm.renderers import renderer_from_config
+
+    args = parse_engine_options([str(checkpoint), "--dtype", "float32", "--served-model-name", "tiny", *options])
+    config = AsyncEngineArgs.from_cli_args(args).create_engine_config()
+    engine = FakeEngine(config, renderer_from_config(config))
+    with patch.dict(os.environ, VLLM_PLUGINS="longrope"):  # vLLM attaches our endpoint itself
+        app = build_app(args, ("generate",), config.model_config)
+    await init_app_state(engine, app.state, args, ("generate",))
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://server", timeout=60) as client:
+        yield client, engine, app
