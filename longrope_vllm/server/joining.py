@@ -16,8 +16,7 @@ Streams are never joined: their headers are sent at once, after which no SDK ret
 import asyncio
 import copy
 import hashlib
-import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,7 +33,7 @@ _HASHED_AT_ONCE = 1_000_000
 
 @dataclass(frozen=True, kw_only=True)
 class Attempt:
-    """One connection's try at a request, as its headers tell. Times in seconds; ``since`` by the layer's clock."""
+    """One connection's try at a request, as its headers tell. Times in seconds; ``since`` by the event loop's clock."""
 
     digest: bytes
     """Of owner, API and body."""
@@ -70,11 +69,10 @@ class _Running:
 
 
 class Joining:
-    """The layer; one for all APIs of an app. ``clock`` tells seconds."""
+    """The layer; one for all APIs of an app. ``grace`` in seconds."""
 
-    def __init__(self, *, grace: float = GRACE, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, *, grace: float = GRACE) -> None:
         self._grace = grace
-        self._clock = clock
         self._running: dict[bytes, list[_Running]] = {}
 
     def __call__(self, api: Api, handler: Handler) -> Handler:
@@ -83,7 +81,7 @@ class Joining:
         async def joined(request: Any, raw_request: Request) -> Any:
             if request.stream or getattr(request, "background", False) or not _may_be_retried(raw_request.headers):
                 return await handler(request, raw_request)
-            attempt = await _attempt(api, raw_request, since=self._clock())
+            attempt = await _attempt(api, raw_request)
             running = self._find(attempt) or self._start(attempt, handler(request, raw_request))
             return await self._wait(running, attempt)
 
@@ -127,8 +125,8 @@ class Joining:
         return copy.deepcopy(answer) if running.joined else answer  # each may do with it what it likes
 
     def _deserted(self, running: _Running, attempt: Attempt, *, answered: bool) -> None:
-        if not answered and attempt.gave_up(self._clock()):
-            loop = asyncio.get_running_loop()
+        loop = asyncio.get_running_loop()
+        if not answered and attempt.gave_up(loop.time()):
             running.expiry = loop.call_later(self._grace, self._end, running, attempt.digest)
         else:
             self._end(running, attempt.digest)
@@ -156,7 +154,8 @@ def _may_be_retried(headers: Mapping[str, str]) -> bool:
     return "x-stainless-retry-count" in headers or "idempotency-key" in headers
 
 
-async def _attempt(api: Api, raw_request: Request, *, since: float) -> Attempt:
+async def _attempt(api: Api, raw_request: Request) -> Attempt:
+    since = asyncio.get_running_loop().time()
     headers = raw_request.headers
     body = await raw_request.body()
     owner = headers.get("authorization", "")
