@@ -32,12 +32,12 @@ _VLLM_REFUSAL = re.compile(r"Input length \((\d+)\) exceeds model's maximum cont
 """What vLLM says of prompts that do not come by its tokenization, or that images make longer."""
 
 
-def layer(prompts: PromptCounter, *, counted: int = COUNTED) -> Layer:
+def layer(prompts: PromptCounter) -> Layer:
     """Refuse by the window of the server whose prompts ``prompts`` counts; see the module."""
 
     def around(api: Api, handler: Handler) -> Handler:
         async def within_context(request: Any, raw_request: Request) -> Any:
-            window = _Window(api=api, prompts=prompts, max_tokens=sent_limit(request), counted=counted)
+            window = _Window(api=api, prompts=prompts, max_tokens=sent_limit(request))
             try:
                 with tokenizing(window.admit):
                     return await handler(request, raw_request)
@@ -55,11 +55,10 @@ def layer(prompts: PromptCounter, *, counted: int = COUNTED) -> Layer:
 class _Window:
     """The context of the server and what one request wants of it. ``max_tokens`` is 0 if the client sent none."""
 
-    def __init__(self, *, api: Api, prompts: PromptCounter, max_tokens: int, counted: int) -> None:
+    def __init__(self, *, api: Api, prompts: PromptCounter, max_tokens: int) -> None:
         self._api = api
         self._prompts = prompts
         self._max_tokens = max_tokens
-        self._counted = counted
 
     async def admit(self, tokenize: Tokenize, prompts: Sequence[Any], params: Any) -> Sequence[Any]:
         """Tokenize, then raise ``ApiError`` unless each prompt leaves room for what the client asked, or one token."""
@@ -80,7 +79,7 @@ class _Window:
     async def _too_long(self, prompts: Sequence[Any], texts: Sequence[str | None], params: Any) -> ApiError:
         """The refusal of ``prompts``, the longest of which vLLM's limit does not hold."""
         longest = max((len(text) for text in texts if text is not None), default=0)
-        if longest > self._counted:
+        if longest > COUNTED:
             return self._exceeded(at_least=math.ceil(longest / self._prompts.tokenizer.max_chars_per_token))
         found = [
             await self._prompts.count_text(text, params) if text is not None else tokens_of(prompt) or 0

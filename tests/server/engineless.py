@@ -5,15 +5,14 @@ For tests of what lies between the client and the engine: a second to make, wher
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import httpx
-from fastapi import FastAPI
 
 from longrope_vllm.server.launch import parse_engine_options
 
@@ -22,21 +21,19 @@ ANSWER = "ok"
 
 @dataclass(eq=False)
 class FakeEngine:
-    """What vLLM's handlers need of an engine client. Answers ``ANSWER`` once ``open`` is set, which it is at first."""
+    """What vLLM's handlers need of an engine client. Answers ``ANSWER`` at once."""
 
     vllm_config: Any
     renderer: Any
     prompts: list[int] = field(default_factory=list)
     """Length of each prompt that has come, in tokens."""
     max_tokens: list[int] = field(default_factory=list)
-    aborted: int = 0
-    open: asyncio.Event = field(default_factory=asyncio.Event)
+    """What vLLM allowed each of them to generate."""
     errored: bool = False
     input_processor: Any = None
 
     def __post_init__(self) -> None:
         self.model_config = self.vllm_config.model_config
-        self.open.set()
 
     def check_admission(self, *args: Any, **kwargs: Any) -> None:
         """Every request is let in."""
@@ -53,18 +50,26 @@ class FakeEngine:
         ids = prompt["prompt_token_ids"]
         self.prompts.append(len(ids))
         self.max_tokens.append(params.max_tokens)
-        try:
-            await self.open.wait()
-        except asyncio.CancelledError:
-            self.aborted += 1
-            raise
         answer = CompletionOutput(0, ANSWER, [1, 2], None, None, finish_reason="stop")
         yield RequestOutput(request_id, None, ids, None, [answer], finished=True, num_cached_tokens=0)
 
 
-@asynccontextmanager
-async def engineless(checkpoint: Path, *options: str) -> AsyncIterator[tuple[httpx.AsyncClient, FakeEngine, FastAPI]]:
-    """A client of the app that ``longrope serve checkpoint options`` would serve, its engine, and the app itself."""
+@dataclass(frozen=True, kw_only=True)
+class Engineless:
+    """A server without an engine, to be asked from plain tests."""
+
+    engine: FakeEngine
+    client: httpx.AsyncClient
+    runner: asyncio.Runner
+
+    def post(self, route: str, **fields: Any) -> httpx.Response:
+        """The answer to ``fields`` as JSON."""
+        return self.runner.run(self.client.post(route, json={"model": "tiny", **fields}))
+
+
+@contextmanager
+def engineless(checkpoint: Path, *options: str) -> Iterator[Engineless]:
+    """The app that ``longrope serve checkpoint options`` would serve, with the endpoint attached by vLLM itself."""
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.entrypoints.launchers.api_server.app_state import init_app_state
     from vllm.entrypoints.launchers.app import build_app
@@ -73,9 +78,12 @@ async def engineless(checkpoint: Path, *options: str) -> AsyncIterator[tuple[htt
     args = parse_engine_options([str(checkpoint), "--dtype", "float32", "--served-model-name", "tiny", *options])
     config = AsyncEngineArgs.from_cli_args(args).create_engine_config()
     engine = FakeEngine(config, renderer_from_config(config))
-    with patch.dict(os.environ, VLLM_PLUGINS="longrope"):  # vLLM attaches our endpoint itself
+    with patch.dict(os.environ, VLLM_PLUGINS="longrope"):
         app = build_app(args, ("generate",), config.model_config)
-    await init_app_state(engine, app.state, args, ("generate",))
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url="http://server", timeout=60) as client:
-        yield client, engine, app
+    client = httpx.AsyncClient(transport=transport, base_url="http://server", timeout=60)
+    with asyncio.Runner() as runner:
+        runner.run(init_app_state(engine, app.state, args, ("generate",)))
+        yield Engineless(engine=engine, client=client, runner=runner)
+        runner.run(client.aclose())
+        engine.renderer.shutdown()
