@@ -20,6 +20,7 @@ from longrope_vllm.server.files.settings import FileSettings
 from longrope_vllm.server.files.store import FileStore
 from longrope_vllm.server.files.text import TextReader
 from longrope_vllm.server.files.tokens import TokenCounter
+from longrope_vllm.server.text_tokens import TextCounter
 
 LENGTHS = (100, 400, 1000)
 TIERS = ServedTiers.from_factors(
@@ -35,13 +36,12 @@ TIERS = ServedTiers.from_factors(
 
 
 class WordTokenizer:
-    """A token for every word; a longer word than ``max_chars_per_token`` is several."""
+    """A token for every word; one of more than ten characters is several."""
 
-    max_chars_per_token = 10
-
-    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+    def __call__(self, text: str, *, truncation: bool, add_special_tokens: bool) -> dict[str, list[int]]:
+        assert not truncation
         assert not add_special_tokens
-        return [0] * sum(math.ceil(len(word) / self.max_chars_per_token) for word in text.split())
+        return {"input_ids": [0] * sum(math.ceil(len(word) / 10) for word in text.split())}
 
 
 class Clock:
@@ -68,7 +68,7 @@ def service(
         settings=found,
         store=FileStore(found) if clock is None else FileStore(found, clock=clock),
         reader=TextReader(found),
-        counter=TokenCounter(WordTokenizer(), name=model),
+        counter=TokenCounter(name=model, texts=TextCounter(WordTokenizer())),
         serving=lambda: Serving(max_model_len=LENGTHS[-1], tiers=tiers),
         keyed=keyed,
     )

@@ -20,10 +20,8 @@ from longrope_vllm.plugin.http_fields import LIMITS, sent_limit
 from longrope_vllm.server.api_error import ApiError
 from longrope_vllm.server.layers import Api, Handler, Layer
 from longrope_vllm.server.prompt_tokens import TOO_LONG, PromptCounter
+from longrope_vllm.server.text_tokens import COUNTED
 from longrope_vllm.server.tokenization import Tokenize, text_of, tokenizing, tokens_of
-
-COUNTED = 64_000_000
-"""Characters of the longest prompt that is counted for a refusal: beyond, the answer would be long in coming."""
 
 PROMPTS: dict[Api, str] = {"chat": "messages", "completions": "prompt", "responses": "input"}
 """The field of each API that holds the prompt."""

@@ -49,7 +49,7 @@ class LongRopeEndpoint:
         state.longrope_prompts = prompts = PromptCounter(state)
         followed.install()
         tokenization.install(state.online_renderer.renderer)
-        innermost_first = [
+        innermost_first: list[layers.Layer] = [
             truncation.layer(prompts),
             context_length.layer(prompts),
             tell_progress(engine_client),

@@ -19,6 +19,8 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+COUNTED = 64_000_000
+"""Characters of the longest text that a client waits for: counting takes about a second for five million."""
 PIECE = 65_536
 """Characters of a piece, about: it goes on to the next end of a word."""
 SURROUNDINGS = 256

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from files_app import LENGTHS, Clock, app_of, client_of, form_headers, part, refused, send, service, upload
+from longrope_vllm.server.files import tokens
 from longrope_vllm.server.files.form import Upload, UploadForm
 from longrope_vllm.server.files.service import FileService
 from made_pdf import made_pdf
@@ -88,11 +89,12 @@ def test_the_tier_is_the_shortest_that_holds_the_document(words: int, tier: int 
         assert told["status_details"] is None
 
 
-def test_a_document_that_is_surely_too_long_is_stored_and_not_counted(files: FileService) -> None:
+def test_a_document_too_long_to_be_counted_is_stored(files: FileService, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokens, "COUNTED", 10_000)
     client = client_of(files)
     told = upload(client, "w" * 10_001).json()
     assert (told["status"], told["tokens"], told["longrope"]) == ("processed", None, None)
-    assert "10,001 bytes of text, more than 1,000 tokens can hold" in told["status_details"]
+    assert "10,001 bytes of text, more than are counted" in told["status_details"]
     assert client.get(f"/v1/files/{told['id']}").json() == told
 
 

@@ -10,6 +10,7 @@ from longrope_vllm.server.files.settings import file_settings
 from longrope_vllm.server.files.store import FileStore
 from longrope_vllm.server.files.text import TextReader
 from longrope_vllm.server.files.tokens import TokenCounter
+from longrope_vllm.server.text_tokens import TextCounter
 
 
 def open_files(engine: Any, arguments: Namespace, *, keyed: bool) -> FileService | None:
@@ -36,7 +37,8 @@ def _counter(engine: Any) -> TokenCounter | None:
     model = engine.vllm_config.model_config
     if model.skip_tokenizer_init:
         return None
-    return TokenCounter(engine.renderer.get_tokenizer(), name=f"{model.tokenizer}@{model.tokenizer_revision or 'main'}")
+    name = f"{model.tokenizer}@{model.tokenizer_revision or 'main'}"
+    return TokenCounter(name=name, texts=TextCounter(engine.renderer.get_tokenizer()))
 
 
 class _EngineServing:

@@ -75,10 +75,7 @@ class FileService:
         elif not self._is_ours(record):
             details = f"This document was counted for another model: GET /v1/files/{record.id} counts it for this one."
         elif tokens is None:
-            details = (
-                f"This document has {record.text_bytes:,} bytes of text, more than {serving.max_model_len:,} tokens "
-                "can hold: a question on it is answered with context_length_exceeded."
-            )
+            details = f"This document has {record.text_bytes:,} bytes of text, more than are counted at an upload."
         return file_object(record, tokens=tokens, details=details, serving=serving)
 
     async def recount(self, record: FileRecord) -> FileRecord:
@@ -111,7 +108,7 @@ class FileService:
     async def _count(self, filename: str, text: str) -> int | None:
         if self.counter is None:
             return None
-        return await self.counter.count(prompt_text(filename, text), limit=self.serving().max_model_len)
+        return await self.counter.count(prompt_text(filename, text))
 
     def _is_ours(self, record: FileRecord) -> bool:
         return self.counter is not None and record.tokenizer == self.counter.name
