@@ -6,7 +6,7 @@ from typing import Literal
 
 from longrope_vllm.errors import MissingExtraError
 
-Extra = Literal["gpu", "cpu", "demo", "verify", "search", "train", "sp", "eval", "http", "dev"]
+Extra = Literal["gpu", "cpu", "ask", "demo", "verify", "search", "train", "sp", "eval", "http", "dev"]
 
 
 def require(module: str, extra: Extra) -> ModuleType:

@@ -16,7 +16,8 @@ EXTRAS = PROJECT["optional-dependencies"]
 
 
 def test_the_extras_are_the_documented_ones() -> None:
-    assert set(EXTRAS) == {"gpu", "cpu", "demo", "verify", "search", "train", "sp", "flash", "eval", "http", "dev"}
+    extras = {"gpu", "cpu", "http", "ask", "demo", "verify", "search", "train", "sp", "flash", "eval", "dev"}
+    assert set(EXTRAS) == extras
 
 
 def test_vllm_is_never_a_base_dependency() -> None:

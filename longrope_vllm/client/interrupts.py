@@ -1,0 +1,32 @@
+"""Signals as a command ends by them: once to clean up, twice to quit."""
+
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+@contextmanager
+def ending_well() -> Iterator[None]:
+    """Within the block, the first SIGINT is a ``KeyboardInterrupt`` and the first SIGTERM a ``SystemExit``.
+
+    What the block holds open is closed by either; a second one ends the process at once, closing nothing. A SIGINT
+    that is ignored, as in jobs of the background, stays ignored. For the main thread.
+    """
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, _first)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _first(number: int, frame: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_DFL)
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    sys.exit(128 + number)
