@@ -12,7 +12,7 @@ from typing import Any
 from longrope_vllm.errors import ServerError
 
 _HTTP_LIBRARIES = ("httpx", "httpx2")
-_NUMBERS = ("prompt_tokens", "max_tokens", "limit")
+_NUMBERS = ("prompt_tokens", "prompt_tokens_at_least", "max_tokens", "limit")
 
 
 class FailedRequestError(ServerError):
