@@ -31,7 +31,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path
     checkpoint = stretched(byte_tokenizer(tiny_llama(tmp_path_factory.mktemp("asked"))))
     options = ["serve", str(checkpoint), "--served-model-name", "tiny", "--enforce-eager", "--dtype", "float32"]
     options += ["--max-num-batched-tokens", "256", "--enable-prompt-tokens-details", "--enable-log-requests"]
-    environment = {"VLLM_CPU_KVCACHE_SPACE": "1"}
+    # A server that keeps files keeps them in the user's cache directory.
+    environment = {"VLLM_CPU_KVCACHE_SPACE": "1", "XDG_CACHE_HOME": str(checkpoint.parent / "cache")}
     log = checkpoint.parent / "server.log"
     with running("longrope_vllm.cli.main", options, environment=environment, log=log) as started:
         yield started.url, log
