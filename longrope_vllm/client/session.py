@@ -27,7 +27,7 @@ class Settings:
 
 
 class Session:
-    """Questions and answers about ``attachments``, which the first answer waits for."""
+    """Questions and answers about ``attachments``, into which ``upload_s`` seconds went."""
 
     def __init__(
         self, server: Server, attachments: Sequence[Attachment], *, model: str, settings: Settings, upload_s: float
