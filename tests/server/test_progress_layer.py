@@ -15,6 +15,7 @@ import pytest
 pytest.importorskip("fastapi", reason="comes with vLLM")
 
 from fake_responses import FakeEngine, FakeStream, body, engine_state, handler_of, raw_request, told
+from fastapi.responses import StreamingResponse
 
 from longrope_vllm.server import progress
 from longrope_vllm.server.api_error import ApiError
@@ -258,6 +259,27 @@ def test_a_client_that_leaves_while_the_engine_works_closes_vllms_stream(answers
         await asyncio.gather(sending, return_exceptions=True)
         assert sending.cancelled()
         assert stream.closed.is_set()
+
+    run(test)
+
+
+@pytest.mark.parametrize("answers", [[], [told("queued", position=0)], [told("prefill", processed=128)]])
+def test_a_disconnect_that_starlette_sees_closes_vllms_stream(answers: list[Any]) -> None:
+    """Starlette cancels again and again until the stream has ended, also while that cleans up."""
+
+    async def test() -> None:
+        stream, engine = FakeStream(items=[CHUNK]), FakeEngine(answers)
+        response = StreamingResponse(await streamed("chat", stream, engine, **ASKED))
+
+        async def receive() -> dict[str, str]:
+            await engine.reached.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message: Any) -> None:
+            pass
+
+        await response({"type": "http", "asgi": {"spec_version": "2.3"}}, receive, send)
+        await stream.closed.wait()
 
     run(test)
 
