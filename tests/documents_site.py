@@ -141,8 +141,10 @@ def serving(site: Site) -> Iterator[Site]:
             site.bodies.append(json.loads(content))
             script = site.scripts.pop(0) if site.scripts else site.script
             site.asked.set()
-            with suppress(ConnectionError):
+            try:
                 self.stream(script)
+            except ConnectionError:
+                site.left.set()
 
         def stream(self, script: Sequence[Step]) -> None:
             self.send_response(200)
