@@ -82,20 +82,25 @@ class PromptCounter:
         if api == "chat":
             rendered = await renderer.render_chat(request, skip_mm_cache=True)
             return list(rendered[1]) if isinstance(rendered, tuple) else rendered
-        rendered = await self._render_responses(request)
-        return [rendered.engine_input] if hasattr(rendered, "engine_input") else rendered
+        return await self._render_responses(request)
 
     async def _render_responses(self, request: Any) -> Any:
         """With the stored response that ``request`` goes on from, if it names one."""
         serving = getattr(self._state, "openai_serving_responses", None)
-        if serving is None:
-            return await self._state.online_renderer.render_responses(request, skip_mm_cache=True)
+        if serving is None:  # a render-only server
+            return _inputs(await self._state.online_renderer.render_responses(request, skip_mm_cache=True))
         previous = None
         if request.previous_response_id is not None:
             previous = serving.response_store.get(request.previous_response_id)
             if previous is None:
                 return serving._make_not_found_error(request.previous_response_id)
-        return await serving._render_resolved_response_inputs(request, previous, skip_mm_cache=True)
+        if hasattr(serving, "_make_request"):  # vLLM 0.27, before its renderer knew of responses
+            return (await serving._make_request(request, previous))[1]
+        return _inputs(await serving._render_resolved_response_inputs(request, previous, skip_mm_cache=True))
+
+
+def _inputs(rendered: Any) -> Any:
+    return [rendered.engine_input] if hasattr(rendered, "engine_input") else rendered
 
 
 def _unlimited(request: Any) -> Any:

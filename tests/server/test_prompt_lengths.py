@@ -270,6 +270,14 @@ def test_what_cannot_be_counted_is_said(fields: dict[str, Any], status: int, sai
     assert said in answer.text
 
 
+def test_the_route_is_described_with_an_example_for_each_api(server: Engineless) -> None:
+    described = server.runner.run(server.client.get("/openapi.json")).json()["paths"]["/v1/responses/input_tokens"]
+    examples = described["post"]["requestBody"]["content"]["application/json"]["examples"]
+    assert set(examples) == {"responses", "chat", "completions"}
+    for example in examples.values():
+        assert server.post("/v1/responses/input_tokens", **example["value"]).json()["input_tokens"] > 0
+
+
 # what is truncated
 
 
