@@ -27,13 +27,13 @@ SHAPE = {
 }
 
 
-def tiny_llama(folder: Path, *, rope: dict[str, object] | None = None, seed: int = 0) -> Path:
-    """A random Llama of 4 layers with a plain rope (or the given block), saved under ``folder``."""
+def tiny_llama(folder: Path, *, rope: dict[str, object] | None = None, layers: int = 4, seed: int = 0) -> Path:
+    """A random Llama with a plain rope (or the given block), saved under ``folder``; more layers make longer steps."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(seed)
     config = LlamaConfig(
-        **SHAPE,
+        **{**SHAPE, "num_hidden_layers": layers},
         head_dim=32,
         max_position_embeddings=WINDOW,
         rope_parameters=rope or {"rope_type": "default", "rope_theta": 10_000.0},

@@ -31,7 +31,7 @@ ASKED = {"return_progress": True, "ignore_eos": True}
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    checkpoint = byte_tokenizer(tiny_llama(tmp_path_factory.mktemp("progress")))
+    checkpoint = byte_tokenizer(tiny_llama(tmp_path_factory.mktemp("progress"), layers=20))
     log = checkpoint.parent / "progress.log"
     environment = {"VLLM_CPU_KVCACHE_SPACE": "1"}
     with running(
@@ -234,7 +234,7 @@ def test_vllms_benchmark_counts_the_first_token_and_no_progress(
         prompt=f"bench {api} " * 200,
         api_url=f"{url}/v1/{'chat/' * (api == 'chat')}completions",
         prompt_len=0,
-        output_len=4,
+        output_len=16,
         model="tiny",
         ignore_eos=True,
         extra_body={"return_progress": True},
@@ -248,6 +248,6 @@ def test_vllms_benchmark_counts_the_first_token_and_no_progress(
 
     found = asyncio.run(measure())
     assert found.success, found.error
-    assert (found.prompt_len, found.output_tokens) == (len(request.prompt), 4)
+    assert (found.prompt_len, found.output_tokens) == (len(request.prompt), 16)
     prefill = report(client, f"bench-{api}")["prompt_progress"]["time_ms"] / 1000
     assert found.ttft >= prefill > 0
