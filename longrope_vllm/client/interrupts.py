@@ -9,12 +9,12 @@ from types import FrameType
 
 @contextmanager
 def ending_well() -> Iterator[None]:
-    """Within the block, the first SIGINT is a ``KeyboardInterrupt`` and the first SIGTERM a ``SystemExit``.
+    """Within the block, the first SIGINT is a ``KeyboardInterrupt``, the first SIGTERM or SIGHUP a ``SystemExit``.
 
-    What the block holds open is closed by either; a second one ends the process at once, closing nothing. A SIGINT
-    that is ignored, as in jobs of the background, stays ignored. For the main thread.
+    What the block holds open is closed by each; a second one ends the process at once, closing nothing. A signal
+    that is ignored, as SIGINT in jobs of the background, stays ignored. For the main thread.
     """
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     for number, handler in before.items():
         if handler is not signal.SIG_IGN:
             signal.signal(number, _first)
