@@ -57,7 +57,7 @@ def run(command: str, folder: Path, variables: Mapping[str, str]) -> list[Line]:
     process = subprocess.Popen(
         ["timeout", str(LIMIT_S), "bash", "-o", "pipefail", "-c", command],
         cwd=folder,
-        env=os.environ | {"HF_HUB_OFFLINE": "1", "NO_COLOR": "1", "PYTHONWARNINGS": "ignore"} | variables,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "NO_COLOR": "1", "PYTHONWARNINGS": "ignore", **variables},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -137,7 +137,8 @@ def main() -> None:
         "# HTTP clients against `longrope serve`, on the CPU",
         "",
         "Each ran against one server and proved what it got; the lines are those of its output that say so, cut where",
-        "they are long. A time before a line is when it arrived, in seconds from the start of the command.",
+        "they are long. A time before a line is when it arrived, in seconds from the start of the command;",
+        "they show that a stream is not held back, and measure nothing: other work ran on the machine.",
         "",
         "- server: `longrope serve MODEL --factors FILE --dtype bfloat16 --enforce-eager`, SmolLM2-135M-Instruct,",
         "  tiers up to 8,192 (its own rope) and 16,384 tokens.",
