@@ -16,7 +16,35 @@ def of(engine: Any) -> ServedTiers | None:
     return None if engine is None else ServedTiers.from_vllm_config(engine.vllm_config)
 
 
-@router.get("/v1/longrope")
+_EXAMPLE = {
+    "policy": "prompt",
+    "angles": "exact",
+    "tiers": [
+        {
+            "max_length": 131_072,
+            "plain": True,
+            "own": True,
+            "attention_factor": 1.0,
+            "start_tokens": 0,
+            "identity": "805125bff685b5c1",
+        },
+        {
+            "max_length": 2_097_152,
+            "plain": False,
+            "own": False,
+            "attention_factor": 1.1114,
+            "start_tokens": 0,
+            "identity": "d03bd93c238e06f9",
+        },
+    ],
+}
+
+
+@router.get(
+    "/v1/longrope",
+    summary="Tiers In Force",
+    responses={200: {"content": {"application/json": {"example": _EXAMPLE}}}},
+)
 async def tiers(request: Request) -> dict[str, Any]:
     """Settings and tiers in force, shortest first; an empty list for a model without a longrope block."""
     engine = request.app.state.longrope_engine

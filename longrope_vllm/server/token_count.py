@@ -31,7 +31,7 @@ EXAMPLES: dict[str, Any] = {
 }
 
 
-@router.post("/v1/responses/input_tokens")
+@router.post("/v1/responses/input_tokens", summary="Count Prompt Tokens")
 async def count(body: Annotated[dict[str, Any], Body(openapi_examples=EXAMPLES)], raw_request: Request) -> Any:
     """Prompt tokens of a request of responses (``input``), chat (``messages``) or completions (``prompt``).
 
