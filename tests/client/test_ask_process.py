@@ -13,7 +13,6 @@ import termios
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -36,6 +35,12 @@ def site() -> Iterator[Site]:
         yield place
 
 
+def _hear_signals() -> None:
+    """A test run in the background ignores SIGINT, one under nohup SIGHUP, and what it starts would inherit that."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 def start(site: Site, *words: str) -> subprocess.Popen[str]:
     """The command with pipes."""
     return subprocess.Popen(
@@ -44,8 +49,7 @@ def start(site: Site, *words: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # A test run in the background ignores SIGINT, and what it starts would inherit that.
-        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=_hear_signals,
     )
 
 
