@@ -12,13 +12,13 @@ from typing import Any, get_args
 from rich.console import Console, JustifyMethod
 from rich.table import Table
 
-from longrope_training.gpus import KNOWN, Gpus, parse_gpus
 from longrope_training.memory_plan import CONTEXT, FRAGMENTS, resolved_tuning
 from longrope_training.model_shape import ModelShape
 from longrope_training.plan_ladder import Rung, climb, shares
 from longrope_training.recipe import Parallel, Tuning
 from longrope_training.step_time import UTILISATION
 from longrope_vllm.errors import TrainingError
+from longrope_vllm.gpus import KNOWN, Gpus, parse_gpus
 from longrope_vllm.lengths import format_length, parse_lengths
 
 LENGTHS = "32k,128k,256k,512k,1M"

@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from longrope_training.fit import shared_by
-from longrope_training.gpus import Gpus
 from longrope_training.memory_plan import Layout, TrainingMemory
 from longrope_training.model_shape import ModelShape
 from longrope_training.recipe import Parallel, Tuning
 from longrope_training.step_time import tokens_per_second
+from longrope_vllm.gpus import Gpus
 
 MLP_TOKENS = 8192
 """Tokens of a tile: few enough to take little, many enough to keep a GPU busy."""

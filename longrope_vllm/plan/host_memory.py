@@ -1,0 +1,54 @@
+"""What a server takes of the memory of its machines.
+
+For each process the interpreter with torch and vLLM: the figures below were measured on the CPU engine with a model of
+a megabyte (benchmarks/results/, ``bench_plan.py``), and a process that drives a GPU takes more of address space than of
+memory on top. For each worker the arrays that hold every token of every sequence. And shared memory, through which
+processes and NCCL talk: an assumption of 1 GB, and 1 GB for each GPU.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from longrope_vllm.plan.batch import array_bytes
+from longrope_vllm.plan.gpu_memory import Batch
+from longrope_vllm.plan.layout import Layout
+from longrope_vllm.plan.served_model import ServedModel
+
+API_SERVER, ENGINE_CORE, WORKER = 600_000_000, 550_000_000, 600_000_000
+"""Bytes of each kind of process before it holds anything."""
+
+SHARED = 1_000_000_000
+"""Bytes of ``/dev/shm`` for a node, and again for each of its GPUs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostMemory:
+    """Bytes of the busiest node: the first one, with the API server."""
+
+    processes: int
+    arrays: int
+    """Of one worker."""
+    workers: int
+    """On this node."""
+    shared: int
+
+    @classmethod
+    def of(cls, model: ServedModel, layout: Layout, batch: Batch) -> "HostMemory":
+        """Of a server with one API server process."""
+        workers = layout.ranks_of_a_node
+        return cls(
+            processes=API_SERVER + ENGINE_CORE + workers * WORKER,
+            arrays=array_bytes(batch.context, batch.sequences),
+            workers=workers,
+            shared=SHARED * (1 + workers),
+        )
+
+    @property
+    def parts(self) -> Mapping[str, int]:
+        """Bytes by what takes them."""
+        return {"processes": self.processes, "arrays": self.arrays * self.workers, "shared": self.shared}
+
+    @property
+    def needed(self) -> int:
+        """Bytes in all."""
+        return sum(self.parts.values())
