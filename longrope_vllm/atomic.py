@@ -5,14 +5,14 @@ import tempfile
 from pathlib import Path
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
+def write_atomically(path: Path, content: str | bytes, *, mode: int = 0o644) -> None:
     """Replace ``path`` by ``content`` (text as UTF-8); the bytes are on disk before the name points at them.
 
-    Keeps the mode of a file that is replaced. Raises ``OSError`` and leaves no temporary file behind when the
-    disk is full or the folder is read-only.
+    Keeps the mode of a file that is replaced; a new one gets ``mode``. Raises ``OSError`` and leaves no temporary file
+    behind when the disk is full or the folder is read-only.
     """
     data = content.encode() if isinstance(content, str) else content
-    mode = path.stat().st_mode & 0o777 if path.exists() else 0o644
+    mode = path.stat().st_mode & 0o777 if path.exists() else mode
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:

@@ -46,5 +46,9 @@ class TrainingError(LongRopeError):
     """A recipe, its text or a folder of checkpoints is not what a training run needs."""
 
 
+class PlanError(LongRopeError):
+    """GPUs, a context or a model are not what a plan can be made of."""
+
+
 class DemoError(LongRopeError):
     """The demonstration could not get its model."""
