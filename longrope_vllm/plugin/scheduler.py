@@ -4,8 +4,9 @@ A request keeps its tier until its sequence outgrows it. Then its blocks are dro
 prefilled again under the next tier: re-rotating cached keys would not be exact below the first layer. Blocks of
 different tiers never share a prefix-cache key.
 
-Patch of ``SchedulerConfig.get_scheduler_cls``: whatever scheduler it returns (synchronous, asynchronous, a user's own)
-gets ``TieredScheduling`` mixed in, for a longrope checkpoint only. Remove when vLLM has a per-request rope profile.
+Patch of ``SchedulerConfig.get_scheduler_cls``: for a longrope checkpoint only, whatever scheduler it returns
+(synchronous, asynchronous, a user's own) gets ``LaneScheduling`` mixed in and ``TieredScheduling`` over it. Remove when
+vLLM has a per-request rope profile.
 """
 
 import time
@@ -14,6 +15,7 @@ from dataclasses import asdict
 from functools import cache
 from typing import Any
 
+from longrope_vllm.plugin.lane_scheduling import LaneScheduling
 from longrope_vllm.plugin.patching import wrap_once
 from longrope_vllm.plugin.policy import START_FIELD
 from longrope_vllm.plugin.status import RequestStatus, ServedRequests, add_engine_method, response_ids, together
@@ -174,8 +176,8 @@ def _status(served: ServedTiers, request: Any) -> RequestStatus:
 
 @cache
 def tiered(scheduler: Any) -> Any:
-    """``scheduler`` with tiers mixed in."""
-    return type(f"Tiered{scheduler.__name__}", (TieredScheduling, scheduler), {})
+    """``scheduler`` with tiers and lanes mixed in."""
+    return type(f"Tiered{scheduler.__name__}", (TieredScheduling, LaneScheduling, scheduler), {})
 
 
 def install() -> None:

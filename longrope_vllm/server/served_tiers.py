@@ -19,6 +19,8 @@ def of(engine: Any) -> ServedTiers | None:
 _EXAMPLE = {
     "policy": "prompt",
     "angles": "exact",
+    "lanes": "on",
+    "short_wait": 0.1,
     "tiers": [
         {
             "max_length": 131_072,

@@ -31,6 +31,8 @@ CROSSING_TOKENS = 70
 NGRAM = {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_min": 1, "prompt_lookup_max": 3}
 DRAFT_MODEL = {"method": "draft_model", "num_speculative_tokens": 3}
 """The longrope checkpoint drafts for itself, from the rows of the longest tier whatever the tier of the request."""
+LANES = {"long_prefill_token_threshold": 240, "additional_config": {"longrope": {"short_wait": 0.001}}}
+"""The longer requests are in the long lane, in small chunks that depend on the time; by default none of them is."""
 PIPELINE = {
     "pipeline_parallel_size": 2,
     # Stock vLLM 0.32 makes the buffer between the stages in its warm-up run, which the CPU worker skips when it is
@@ -74,6 +76,7 @@ def crossing_requests() -> list[dict[str, Any]]:
         pytest.param({"speculative_config": NGRAM}, id="n-gram speculation"),
         # V2 only: on the CPU, stock vLLM's V1 runner accepted none of 972 proposals of a model drafting for itself.
         pytest.param({"v2_runner": True, "speculative_config": DRAFT_MODEL}, id="V2 runner draft model"),
+        pytest.param(LANES, id="lanes"),
         pytest.param({"tensor_parallel_size": 2}, id="tensor parallel"),
         pytest.param(PIPELINE, id="pipeline parallel"),
     ],

@@ -48,10 +48,11 @@ def with_memory_to_spare(run_engine: RunEngine, longrope_checkpoint: Any) -> Res
         pytest.param({}, id="synchronous"),
         pytest.param({"async_scheduling": True}, id="asynchronous"),
         pytest.param({"v2_runner": True, "async_scheduling": True}, id="V2 runner asynchronous"),
+        pytest.param({"v2_runner": True, "async_scheduling": True, "long_prefill_token_threshold": 300}, id="lanes"),
     ],
 )
 def test_preempted_requests_answer_as_with_memory_to_spare(
-    engine: dict[str, bool], with_memory_to_spare: Results, run_engine: RunEngine, longrope_checkpoint: Any
+    engine: dict[str, Any], with_memory_to_spare: Results, run_engine: RunEngine, longrope_checkpoint: Any
 ) -> None:
     tight = run_engine(
         LONGROPE,
