@@ -13,6 +13,7 @@ from longrope_vllm.errors import EXIT_CODE, LongRopeError
 
 COMMANDS = {
     "serve": "start an OpenAI-compatible server, every request with the rope of its own length",
+    "keys": "API keys of a server with their limits: add, list, rotate, retire, remove",
     "ask": "ask about long documents, with progress, over HTTP",
     "demo": "a real model answers past its trained window, beside short requests",
     "apply": "write factors into a checkpoint, or undo it",

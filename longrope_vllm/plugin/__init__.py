@@ -3,9 +3,10 @@
 Read in the order of ``docs/serving.md``. At the start: ``max_model_len`` and ``engine_config`` (before anything is
 loaded), ``tiers`` (what is in force), ``rotary`` and ``model_loader`` (the table, and that the model took it). For each
 request: ``http_fields``, ``policy`` and ``input_processor`` (where it starts), ``scheduler`` (its tier, its key, its
-crossings), ``model_runner_v1`` or ``model_runner_v2`` with ``step_rows`` and ``read_rows`` (the rows of its tokens),
-``output_processor``, ``status`` and ``metrics`` (what is told about it), ``followed`` and ``progress`` (which requests
-a response has and how far they are, for every model).
+crossings), ``lane_scheduling`` with ``lanes`` (whose turn it is), ``model_runner_v1`` or ``model_runner_v2`` with
+``step_rows`` and ``read_rows`` (the rows of its tokens), ``output_processor``, ``status`` and ``metrics`` (what is told
+about it), ``followed`` and ``progress`` (which requests a response has and how far they are, for every model). For the
+engine itself: ``pulse`` (is it alive) and ``orphan`` (it ends with its API server).
 """
 
 from functools import partial
@@ -20,7 +21,7 @@ PATCHES = {
     "vllm.config": ("max_model_len", "engine_config", "scheduler"),
     ROTARY: ("rotary",),
     "vllm.model_executor.model_loader": ("model_loader",),
-    "vllm.v1.engine.core": ("progress",),
+    "vllm.v1.engine.core": ("progress", "pulse", "orphan"),
 }
 """Module of vLLM to the modules here that patch it, each by its ``install``, as soon as vLLM imports it."""
 

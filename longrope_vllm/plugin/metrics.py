@@ -1,4 +1,4 @@
-"""Prometheus metrics by tier, on the server's own ``/metrics``.
+"""Prometheus metrics by tier, and of the work that waits, on the server's own ``/metrics``.
 
 The label ``tier`` is the length of the tier a request ended in. Kept by the process that answers; several API servers
 add up by vLLM's own multiprocess directory.
@@ -6,7 +6,7 @@ add up by vLLM's own multiprocess directory.
 
 from typing import Any
 
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter, Gauge, Histogram
 
 from longrope_vllm.lengths import format_length
 from longrope_vllm.plugin.status import RequestStatus
@@ -16,6 +16,11 @@ PROMPT_TOKENS = Counter("longrope_prompt_tokens", "Prompt tokens of finished req
 GENERATION_TOKENS = Counter("longrope_generation_tokens", "Generated tokens of finished requests.", ["tier"])
 CROSSINGS = Counter("longrope_crossings", "Times a request outgrew a tier and was prefilled again.", ["tier"])
 REPREFILLED_TOKENS = Counter("longrope_reprefilled_tokens", "Tokens whose keys and values crossings dropped.", ["tier"])
+QUEUED_PROMPT_TOKENS = Gauge(
+    "longrope_queued_prompt_tokens",
+    "Prompt tokens of requests whose first token has not come.",
+    multiprocess_mode="livesum",
+)
 FIRST_TOKEN_SECONDS = Histogram(
     "longrope_time_to_first_token_seconds",
     "From arrival to the first token; requests of a million tokens take minutes.",

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 State = Literal["queued", "prefill", "generating"]
 
-_QUEUES = ("kv_holding_waiting", "skipped_waiting", "waiting")
+QUEUES = ("kv_holding_waiting", "skipped_waiting", "waiting")
 """Queues of a scheduler in the order in which they are drained; a version of vLLM has two of them."""
 
 
@@ -54,7 +54,7 @@ def progress_of(scheduler: Any, names: Sequence[str]) -> dict[str, EngineProgres
 
 
 def _queue(scheduler: Any) -> Iterator[Any]:
-    return chain.from_iterable(getattr(scheduler, name, ()) for name in _QUEUES)
+    return chain.from_iterable(getattr(scheduler, name, ()) for name in QUEUES)
 
 
 def _is_running(request: Any) -> bool:

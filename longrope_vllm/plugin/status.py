@@ -75,11 +75,13 @@ def response_ids(engine_id: str) -> frozenset[str]:
     """The ids of responses that ``engine_id`` can belong to.
 
     vLLM makes ``[CHOICE_]RESPONSE[-PROMPT][_TURN][-RANDOM]`` of the id of a response: a choice number with n > 1, a
-    prompt number in completions, a turn in responses, eight random hexadecimal digits.
+    prompt number in completions, a turn in responses, eight random hexadecimal digits. A chat has neither prompt number
+    nor turn: what its id ends with is the client's own.
     """
     within = base_id(engine_id)
     bare = re.sub(r"-[0-9a-f]{8}$", "", within)
-    return frozenset((within, bare, re.sub(r"[-_]\d+$", "", bare)))
+    numbered = not bare.startswith("chatcmpl-")
+    return frozenset((within, bare, re.sub(r"[-_]\d+$", "", bare) if numbered else bare))
 
 
 def base_id(engine_id: str) -> str:

@@ -4,6 +4,7 @@ A vLLM endpoint plugin (vLLM 0.27 and later); like every one of them it is loade
 which ``longrope serve`` does.
 """
 
+import asyncio
 import os
 from argparse import Namespace
 from typing import Any
@@ -12,8 +13,20 @@ from fastapi import FastAPI
 
 from longrope_vllm.plugin import followed, http_fields, metrics
 from longrope_vllm.plugin.settings import server_settings
-from longrope_vllm.server import context_length, layers, requests, served_tiers, token_count, tokenization, truncation
+from longrope_vllm.server import (
+    context_length,
+    health,
+    layers,
+    queued_tokens,
+    requests,
+    served_tiers,
+    supervision,
+    token_count,
+    tokenization,
+    truncation,
+)
 from longrope_vllm.server.api_error import ApiError, answer_api_error
+from longrope_vllm.server.doors.admission import open_admission
 from longrope_vllm.server.files import parts
 from longrope_vllm.server.files.opening import open_files
 from longrope_vllm.server.files.routes import router as files_router
@@ -32,10 +45,11 @@ class LongRopeEndpoint:
 
     def attach_router(self, app: FastAPI) -> None:
         """Add the routes and the middleware to vLLM's app."""
-        for router in (served_tiers.router, requests.router, token_count.router, files_router):
+        for router in (served_tiers.router, requests.router, token_count.router, files_router, health.router):
             app.include_router(router)
         app.add_middleware(KeepAlive)
         app.add_exception_handler(ApiError, answer_api_error)
+        supervision.attach(app)
 
     async def init_state(self, engine_client: Any, state: Any, args: Namespace) -> None:
         """Keep for the routes what they need, and put the layers around the handlers.
@@ -47,6 +61,7 @@ class LongRopeEndpoint:
         state.longrope_requests = Requests(keyed=keyed)
         state.longrope_files = files = open_files(engine_client, args, keyed=keyed)
         state.longrope_prompts = prompts = PromptCounter(state)
+        supervision.begin(engine_client, state, args)
         followed.install()
         tokenization.install(state.online_renderer.renderer)
         innermost_first: list[layers.Layer] = [
@@ -54,10 +69,13 @@ class LongRopeEndpoint:
             context_length.layer(prompts),
             tell_progress(engine_client),
             *([] if files is None else [parts.layer(files)]),
+            open_admission(state, engine_client, args),
             requests.follow(state.longrope_requests),
             Joining(),
         ]
         layers.install(state, innermost_first)
+        if engine_client is not None:
+            state.longrope_queued_tokens = asyncio.create_task(queued_tokens.count(engine_client))
         served = served_tiers.of(engine_client)
         if served is None or served.last == 0:
             return

@@ -21,27 +21,45 @@ from longrope_vllm.plugin import compat
 from longrope_vllm.plugin.settings import CONFIG, server_settings
 from longrope_vllm.plugin.tiers import ServedTiers
 from longrope_vllm.rope_block import portable_fields
+from longrope_vllm.server.memory_fit import fit_to_memory
 
 PLUGIN = "longrope"
 
-DEFAULTS = {"sse_keep_alive_interval": 15, "enable_prompt_tokens_details": True}
+RENDERERS = "renderer_num_workers"
+DEFAULTS = {
+    "sse_keep_alive_interval": 15,
+    "enable_prompt_tokens_details": True,
+    "shutdown_timeout": 300,
+    RENDERERS: 4,
+}
 """vLLM's options that are set unless the user sets them, where this vLLM has them: a stream is never silent for longer
-(seconds), and ``usage`` says what came from the prefix cache."""
+(seconds), ``usage`` says what came from the prefix cache, running requests have that long to finish when the server is
+told to end (seconds), and so many threads make tokens of prompts: a chat need not wait for a book."""
+
+ENGINE_FAILED = 1
+"""Exit status of a server that ended because its engine died or was stopped."""
+FAILURE = "longrope_failure"
+"""Of vLLM's argument namespace: what happened to the engine, if the server ended because of it."""
+
+_OF_TEXT = ("text_config", "quantization_config", "compression_config")
 
 
 def prepare(
-    chosen: ChosenFactors, options: Sequence[str], *, settings: Mapping[str, str | None] = MappingProxyType({})
+    chosen: ChosenFactors, options: Sequence[str], *, settings: Mapping[str, str | float | None] = MappingProxyType({})
 ) -> tuple[argparse.Namespace, str]:
     """Arguments for ``serve`` and the lines that say what will be served. ``options`` are vLLM's, MODEL among them.
 
     ``settings`` are fields of ``plugin.settings.Settings``, None for one that is not given.
 
-    Raises a ``LongRopeError`` before any weight is loaded when the version, the checkpoint or the factors do not fit.
+    Raises a ``LongRopeError`` before any weight is loaded when the version, the checkpoint, the factors or the memory
+    do not fit.
     """
     check_engine()
     check_plugin_visible()
     arguments = parse_engine_options(options)
     config = merged(model_config(arguments), arguments.hf_overrides or {})
+    if is_multimodal(config) and not states(options, RENDERERS):
+        arguments.renderer_num_workers = 1  # vLLM refuses more for some of them
     factors = chosen.for_config(config)
     given = {name: value for name, value in settings.items() if value is not None}
     if given:
@@ -51,17 +69,18 @@ def prepare(
         ours = overrides(config, factors)
         arguments.hf_overrides = merged(arguments.hf_overrides or {}, ours)
         config = merged(config, ours)
-    return arguments, banner(arguments, config)
+    return arguments, "\n".join([banner(arguments, config), *fit_to_memory(arguments, config)])
 
 
-def serve(arguments: argparse.Namespace) -> None:
-    """Serve until SIGTERM or SIGINT."""
+def serve(arguments: argparse.Namespace) -> int:
+    """Serve until SIGTERM or SIGINT; returns the exit status."""
     enable_endpoint()
     # CUDA cannot be used after a fork; vLLM's own command line sets the same.
     os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
     from vllm.entrypoints.cli.serve import ServeSubcommand
 
     ServeSubcommand.cmd(arguments)
+    return ENGINE_FAILED if getattr(arguments, FAILURE, None) is not None else 0
 
 
 def check_engine() -> None:
@@ -115,6 +134,16 @@ def model_config(arguments: argparse.Namespace) -> dict[str, Any]:
         raise CheckpointError(f"Expected a model that vLLM can configure at {model}, found: {reason}") from None
     config: dict[str, Any] = found.to_dict()
     return config
+
+
+def states(options: Sequence[str], name: str) -> bool:
+    """Whether the command line names vLLM's option ``name``, in any of its spellings."""
+    return any(option.partition("=")[0].replace("-", "_") == f"__{name}" for option in options)
+
+
+def is_multimodal(config: Config) -> bool:
+    """Whether ``config`` describes other parts beside a text model, such as ``vision_config``."""
+    return any(name.endswith("_config") and value and name not in _OF_TEXT for name, value in config.items())
 
 
 def merged(config: Config, changes: Config) -> dict[str, Any]:

@@ -6,21 +6,25 @@ from longrope_vllm.plugin.status import KEPT, RequestStatus, ServedRequests, res
 
 
 @pytest.mark.parametrize(
-    "engine_id",
+    ("engine_id", "response_id"),
     [
-        "chatcmpl-12ab",
-        "chatcmpl-12ab-0f3c9d1e",
-        "1_chatcmpl-12ab-0f3c9d1e",
-        "chatcmpl-12ab-0",
-        "chatcmpl-12ab-2-0f3c9d1e",
-        "chatcmpl-12ab_0-0f3c9d1e",
+        ("chatcmpl-12ab", "chatcmpl-12ab"),
+        ("chatcmpl-12ab-0f3c9d1e", "chatcmpl-12ab"),
+        ("1_chatcmpl-12ab-0f3c9d1e", "chatcmpl-12ab"),
+        ("cmpl-12ab-0", "cmpl-12ab"),
+        ("cmpl-12ab-2-0f3c9d1e", "cmpl-12ab"),
+        ("1_cmpl-job-1-2-0f3c9d1e", "cmpl-job-1"),
+        ("resp_12ab_0-0f3c9d1e", "resp_12ab"),
     ],
 )
-def test_ids_that_vllm_makes_of_a_response_id_are_recognised(engine_id: str) -> None:
-    assert "chatcmpl-12ab" in response_ids(engine_id)
+def test_ids_that_vllm_makes_of_a_response_id_are_recognised(engine_id: str, response_id: str) -> None:
+    assert response_id in response_ids(engine_id)
 
 
-@pytest.mark.parametrize("engine_id", ["chatcmpl-12ab-b-0f3c9d1e", "chatcmpl-12abc", "chatcmpl-12", "xchatcmpl-12ab"])
+@pytest.mark.parametrize(
+    "engine_id",
+    ["chatcmpl-12ab-b-0f3c9d1e", "chatcmpl-12abc", "chatcmpl-12", "xchatcmpl-12ab", "chatcmpl-12ab-1-0f3c9d1e"],
+)
 def test_an_id_that_only_begins_alike_belongs_to_somebody_else(engine_id: str) -> None:
     assert "chatcmpl-12ab" not in response_ids(engine_id)
 

@@ -14,6 +14,7 @@ from unittest.mock import patch
 
 import httpx
 
+from longrope_vllm.server.doors.settings import DoorSettings
 from longrope_vllm.server.launch import parse_engine_options
 
 ANSWER = "ok"
@@ -31,6 +32,9 @@ class FakeEngine:
     """What vLLM allowed each of them to generate."""
     errored: bool = False
     input_processor: Any = None
+    held: asyncio.Event | None = None
+    """Answers wait for it."""
+    failing: bool = False
 
     def __post_init__(self) -> None:
         self.model_config = self.vllm_config.model_config
@@ -50,6 +54,10 @@ class FakeEngine:
         ids = prompt["prompt_token_ids"]
         self.prompts.append(len(ids))
         self.max_tokens.append(params.max_tokens)
+        if self.failing:
+            raise RuntimeError("as asked")
+        if self.held is not None:
+            await self.held.wait()
         answer = CompletionOutput(0, ANSWER, [1, 2], None, None, finish_reason="stop")
         yield RequestOutput(request_id, None, ids, None, [answer], finished=True, num_cached_tokens=0)
 
@@ -58,6 +66,7 @@ class FakeEngine:
 class Engineless:
     """A server without an engine, to be asked from plain tests."""
 
+    app: Any
     engine: FakeEngine
     client: httpx.AsyncClient
     runner: asyncio.Runner
@@ -68,22 +77,29 @@ class Engineless:
 
 
 @contextmanager
-def engineless(checkpoint: Path, *options: str) -> Iterator[Engineless]:
-    """The app that ``longrope serve checkpoint options`` would serve, with the endpoint attached by vLLM itself."""
+def engineless(
+    checkpoint: Path, *options: str, doors: DoorSettings | None = None, tasks: tuple[str, ...] = ()
+) -> Iterator[Engineless]:
+    """The app that ``longrope serve checkpoint options`` would serve, with the endpoint attached by vLLM itself.
+
+    ``tasks`` are further ones whose routes are there, without anything that could answer.
+    """
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.entrypoints.launchers.api_server.app_state import init_app_state
     from vllm.entrypoints.launchers.app import build_app
     from vllm.renderers import renderer_from_config
 
     args = parse_engine_options([str(checkpoint), "--dtype", "float32", "--served-model-name", "tiny", *options])
+    if doors is not None:
+        doors.install(args)
     config = AsyncEngineArgs.from_cli_args(args).create_engine_config()
     engine = FakeEngine(config, renderer_from_config(config))
     with patch.dict(os.environ, VLLM_PLUGINS="longrope"):
-        app = build_app(args, ("generate",), config.model_config)
+        app = build_app(args, ("generate", *tasks), config.model_config)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     client = httpx.AsyncClient(transport=transport, base_url="http://server", timeout=60)
     with asyncio.Runner() as runner:
         runner.run(init_app_state(engine, app.state, args, ("generate",)))
-        yield Engineless(engine=engine, client=client, runner=runner)
+        yield Engineless(app=app, engine=engine, client=client, runner=runner)
         runner.run(client.aclose())
         engine.renderer.shutdown()

@@ -118,7 +118,7 @@ def raw_request(*, token: str | None = None, name: str | None = None, **state: A
         headers["x-request-id"] = name
     models = SimpleNamespace(model_name=lambda: "tiny")
     return SimpleNamespace(
-        headers=headers, app=SimpleNamespace(state=SimpleNamespace(openai_serving_models=models, **state))
+        scope={}, headers=headers, app=SimpleNamespace(state=SimpleNamespace(openai_serving_models=models, **state))
     )
 
 

@@ -202,3 +202,16 @@ def test_a_default_for_an_option_that_this_vllm_lacks_is_left_out(
     pytest.importorskip("vllm", reason="the options are vLLM's")
     monkeypatch.setitem(launch.DEFAULTS, "of_another_version", 1)
     assert not hasattr(prepare(ChosenFactors(), [str(checkpoint)])[0], "of_another_version")
+
+
+@pytest.mark.parametrize(
+    ("changes", "options", "threads"),
+    [({}, [], 4), ({}, ["--renderer-num-workers", "2"], 2), ({"vision_config": {"depth": 2}}, [], 1)],
+)
+def test_a_chat_need_not_wait_for_the_tokens_of_a_book(
+    changes: dict[str, object], options: list[str], threads: int, checkpoint: Path
+) -> None:
+    pytest.importorskip("vllm", reason="the options are vLLM's")
+    (checkpoint / "config.json").write_text(json.dumps({**CONFIG, **changes}))
+    arguments, _ = prepare(ChosenFactors(), [str(checkpoint), *options])
+    assert arguments.renderer_num_workers == threads

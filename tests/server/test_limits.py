@@ -133,7 +133,8 @@ def test_a_truncated_prompt_is_reported(route: str, stream: bool, url: str) -> N
 
 def metric(url: str, name: str) -> float:
     """The sum of a metric over its labels."""
-    with urllib.request.urlopen(f"{url}/metrics", timeout=30) as answer:
+    asked = urllib.request.Request(f"{url}/metrics", headers={"Authorization": f"Bearer {KEY}"})
+    with urllib.request.urlopen(asked, timeout=30) as answer:
         lines = answer.read().decode().splitlines()
     return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith((f"{name}{{", f"{name} ")))
 

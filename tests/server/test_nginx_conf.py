@@ -2,12 +2,28 @@
 
 import re
 import subprocess
+from contextlib import closing
+from http.client import HTTPConnection
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
+from urllib.parse import urlsplit
 
 import pytest
 
 from longrope_vllm.server.files.settings import FileSettings
-from nginx_site import DOCUMENTED, configured, nginx_program
+from nginx_site import DOCUMENTED, behind_nginx, configured, nginx_program
+
+PASSING = (
+    "/health",
+    "/health/ready",
+    "/v1/models",
+    "/v1/chat/completions",
+    "/v1/files/file-1/content",
+    "/v1/requests/a?b=..",
+)
+REFUSED = ("/", "/metrics", "/tokenize", "/invocations", "/v1/load_lora_adapter", "/v1/modelsx", "/sleep", "/docs")
+CONFUSING = ("/metrics/../v1/models", "/metrics/%2e%2E/v1/models", "/metrics%2F../v1/models", "/v1/models/..%5cmetrics")
 
 
 def directives() -> dict[str, list[str]]:
@@ -59,3 +75,36 @@ def test_connections_to_the_server_end_before_the_server_ends_them() -> None:
 def test_the_id_of_a_request_reaches_the_server() -> None:
     assert "X-Request-Id $request_name" in directives()["proxy_set_header"]
     assert directives()["default"] == ["$http_x_request_id"]
+
+
+class _AnswersEverything(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+def test_only_the_paths_of_clients_pass(tmp_path: Path) -> None:
+    if nginx_program() is None:
+        pytest.skip("nginx is not installed")
+    with HTTPServer(("127.0.0.1", 0), _AnswersEverything) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            with behind_nginx(tmp_path, 8189, f"127.0.0.1:{server.server_port}") as url:
+                found = {path: _status(url, path) for path in (*PASSING, *REFUSED, *CONFUSING)}
+        finally:
+            server.shutdown()
+            thread.join()
+    assert found == dict.fromkeys(PASSING, 200) | dict.fromkeys(REFUSED, 404) | dict.fromkeys(CONFUSING, 400)
+
+
+def _status(url: str, path: str) -> int:
+    """Of a GET of ``path`` as it stands: ``http.client`` resolves no dots."""
+    with closing(HTTPConnection(urlsplit(url).netloc)) as connection:
+        connection.request("GET", path)
+        with connection.getresponse() as answer:
+            return answer.status

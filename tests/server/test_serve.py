@@ -13,6 +13,7 @@ import pytest
 
 from longrope_vllm import Factors, Geometry, write_factors
 from longrope_vllm.server.running import running
+from smoke_run import smoke
 from tiny_models import LONG, WINDOW, byte_tokenizer, tiny_llama
 
 pytestmark = pytest.mark.vllm
@@ -218,6 +219,17 @@ def metrics(url: str) -> dict[str, float]:
         lines = answer.read().decode().splitlines()
     found = [line.removeprefix("longrope_").rpartition(" ") for line in lines if line.startswith("longrope_")]
     return {name: float(value) for name, _, value in found if "_created" not in name and "_bucket" not in name}
+
+
+def test_the_smoke_check_of_a_deployment_passes(server: tuple[str, Path]) -> None:
+    run = smoke(server[0])
+    assert run.code == 0, run.output
+    assert run.lines["tiers"] == f"ok {WINDOW} | {LONG:,}"
+    assert [run.lines[check].partition(":")[0] for check in ("short", "long", "crossing")] == [
+        f"ok tier 0 ({WINDOW})",
+        f"ok tier 1 ({LONG:,})",
+        f"ok tier 1 ({LONG:,})",
+    ]
 
 
 def test_an_unknown_request_is_not_found(server: tuple[str, Path]) -> None:
