@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     tasks = "; ".join(f"{name}: {what}" for name, what in TASKS.items())
     parser.add_argument("--tasks", metavar="TASKS", type=_names, help=f"{tasks} ({','.join(Request.tasks)})")
-    compared = parser.add_argument_group("what is compared, of a MODEL")
+    compared = parser.add_argument_group("what is compared")
     compared.add_argument(
         "--methods", metavar="NAMES", type=_names, help="none, checkpoint, pi, ntk, dynamic-ntk, yarn, ..."
     )
@@ -53,8 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     compared.add_argument("--dtype", help=f"bfloat16, float16 or float32 ({Request.dtype})")
     compared.add_argument("--device", help=f"auto, cpu or cuda ({Request.device})")
+    compared.add_argument("--label", help="name in the report, of a server, or before the methods of a checkpoint")
     served = parser.add_argument_group("a server")
-    served.add_argument("--label", help="its name in the report (the model's)")
     served.add_argument("--model", help="which model of the server, where it serves several")
     served.add_argument("--tokenizer", metavar="FOLDER", help="tokenizer, where the checkpoint is not on this machine")
     served.add_argument("--api-key", metavar="KEY", help="default: OPENAI_API_KEY, if set")

@@ -1,7 +1,7 @@
 """The subjects of one evaluation: a checkpoint under each set of factors, or a server as it serves."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,8 @@ def _checkpoint(request: Request) -> Compared:
     tokenizer = tokenizer_at(request.tokenizer or str(folder))
     model = LoadedModel(folder, dtype=dtype_named(request.dtype), device=device_named(request.device))
     identity = checkpoint_identity(folder)
-    short_methods = _short_methods(methods, config, request)
+    short_methods = _labelled(_short_methods(methods, config, request), request.label)
+    methods = _labelled(methods, request.label)
     return Compared(
         subjects=[InProcess(model, tokenizer, method) for method in methods],
         short_subjects=[InProcess(model, tokenizer, method) for method in short_methods],
@@ -80,6 +81,15 @@ def _methods(request: Request, config: Any) -> list[Method]:
         found += [method.long_for_all() for method in found if len(method.factors.tiers) > 1]
     check_labels(found)
     return found
+
+
+def _labelled(methods: Sequence[Method], label: str | None) -> list[Method]:
+    """``label`` tells the methods of this checkpoint from those of another one in the same folder."""
+    if label is None:
+        return list(methods)
+    if len(methods) == 1:
+        return [replace(methods[0], label=label)]
+    return [replace(method, label=f"{label}, {method.label}") for method in methods]
 
 
 def _short_methods(methods: Sequence[Method], config: Any, request: Request) -> list[Method]:

@@ -56,6 +56,7 @@ class Request:
     dtype: str = "bfloat16"
     device: str = "auto"
     label: str | None = None
+    """Of a server, or of the checkpoint among others in one folder."""
     model: str | None = None
     tokenizer: str | None = None
     api_key: str | None = None
@@ -80,10 +81,10 @@ class Request:
                 "Expected no factors for a server, which chose its own when it was started, found some: leave them "
                 "out, or evaluate a checkpoint."
             )
-        if not self.is_server and (self.label or self.model or self.concurrency > 1):
+        if not self.is_server and (self.model or self.concurrency > 1):
             raise EvaluationError(
-                "Expected --label, --model and --concurrency only with the URL of a server, found one with a "
-                "checkpoint: leave it out."
+                "Expected --model and --concurrency only with the URL of a server, found one with a checkpoint: "
+                "leave it out."
             )
         if self.document_tokens is not None and self.document_tokens < self.lengths[-1]:
             raise EvaluationError(

@@ -94,6 +94,22 @@ def test_a_longrope_checkpoint_is_evaluated_with_its_own_tiers(model: Path, tmp_
     assert records(out) == records(tmp_path / "same")
 
 
+def test_a_model_before_and_after_is_compared_in_one_folder(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tuned = byte_tokenizer(tiny_llama(tmp_path / "tuned", seed=1))
+    out = tmp_path / "out"
+    assert main(options(model, out, "--methods", "none,pi", "--tasks", "ppl")) == 0
+    assert main(options(tuned, out, "--methods", "none,pi", "--label", "tuned", "--tasks", "ppl")) == 0
+    assert main(options(tuned, out, "--methods", "yarn", "--label", "stretched", "--tasks", "ppl")) == 0
+    found = records(out)
+    assert {key[1] for key in found} == {"none", "pi", "tuned, none", "tuned, pi", "stretched"}
+    assert all(found[key] != found[(key[0], "tuned, none", *key[2:])] for key in found if key[1] == "none")
+    capsys.readouterr()
+    assert main(options(tuned, out, "--methods", "pi", "--tasks", "ppl")) == 2
+    assert "Expected the method 'pi'" in capsys.readouterr().err
+
+
 def test_the_unextended_model_is_what_short_questions_are_held_against(model: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert main(options(model, out, "--methods", "yarn", "--tasks", "ppl")) == 0

@@ -44,7 +44,7 @@ from longrope_vllm.evaluation.exclusive import exclusive
         (["--tasks", "ruler", "--ruler-tasks", ","], "Expected at least one of --ruler-tasks, found none"),
         (["--tasks", "short"], "Expected --benchmarks together with the task short"),
         (["--tasks", "short", "--benchmarks", "arc_eazy"], "arc_easy"),
-        (["--concurrency", "2"], "Expected --label, --model and --concurrency only with the URL"),
+        (["--concurrency", "2"], "Expected --model and --concurrency only with the URL"),
     ],
 )
 def test_bad_input_is_one_sentence_before_anything_is_measured(
