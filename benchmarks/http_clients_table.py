@@ -50,14 +50,15 @@ chunks = list(client.chat.completions.create(**asked, stream=True, extra_body={"
 print("chat, stream:", repr("".join(choice.delta.content or "" for chunk in chunks for choice in chunk.choices)))
 print("chat, progress:", [chunk.prompt_progress for chunk in chunks if hasattr(chunk, "prompt_progress")][-1])
 
-answer = client.completions.create(model=model, prompt="The sea is", max_tokens=8)
+answer = client.completions.create(model=model, prompt="The sea is", max_tokens=8, temperature=0)
 print("completions:", repr(answer.choices[0].text), answer.usage.completion_tokens)
-stream = client.completions.create(model=model, prompt="The sea is", max_tokens=8, stream=True)
+stream = client.completions.create(model=model, prompt="The sea is", max_tokens=8, temperature=0, stream=True)
 print("completions, stream:", repr("".join(choice.text for chunk in stream for choice in chunk.choices)))
 
-answer = client.responses.create(model=model, input="Name three colours.", max_output_tokens=16)
-print("responses:", repr(answer.output_text), answer.usage.output_tokens)
-stream = client.responses.create(model=model, input="Name three colours.", max_output_tokens=16, stream=True)
+answer = client.responses.create(model=model, input="Name three colours.", max_output_tokens=16, temperature=0)
+print("responses:", repr(answer.output_text), answer.usage.input_tokens, answer.usage.output_tokens)
+stream = client.responses.create(model=model, input="Name three colours.", max_output_tokens=16, temperature=0,
+                                 stream=True)
 print("responses, stream:", repr("".join(event.delta for event in stream if event.type.endswith("text.delta"))))
 
 file = client.files.create(file=("note.txt", b"The lamp is green. " * 20), purpose="user_data")
@@ -65,8 +66,9 @@ part, question = {"type": "file", "file": {"file_id": file.id}}, {"type": "text"
 asked["messages"] = [{"role": "user", "content": [part, question]}]
 print("files, chat:", repr(client.chat.completions.create(**asked).choices[0].message.content))
 content = [{"type": "input_file", "file_id": file.id}, {"type": "input_text", "text": "What colour is the lamp?"}]
-answer = client.responses.create(model=model, input=[{"role": "user", "content": content}], max_output_tokens=16)
-print("files, responses:", repr(answer.output_text))
+answer = client.responses.create(model=model, input=[{"role": "user", "content": content}], max_output_tokens=16,
+                                 temperature=0)
+print("files, responses:", repr(answer.output_text), answer.usage.input_tokens)
 listed = file.id in [each.id for each in client.files.list()]
 print("files:", listed, len(client.files.content(file.id).content), client.files.delete(file.id).deleted)
 END"""
@@ -76,10 +78,10 @@ OPENAI_PROOF = (
     r"^chat, progress: \{.*'processed': [1-9]",
     r"^completions: \S.* \d+$",
     r"^completions, stream: \S.*$",
-    r"^responses: \S.* \d+$",
+    r"^responses: \S.* \d+ \d+$",
     r"^responses, stream: \S.*$",
     r"^files, chat: \S.*$",
-    r"^files, responses: \S.*$",
+    r"^files, responses: \S.* \d{3}$",
     r"^files: True 380 True$",
 )
 

@@ -48,7 +48,7 @@ def run(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
         console,
         "longrope serve",
         "longrope_vllm.cli.main",
-        ["serve", str(model), "--factors", preset_path(NAME), *_COMMON],
+        ["serve", str(model), "--factors", preset_path(NAME), "--no-files", *_COMMON],
         _ENVIRONMENT,
         questions,
         logs / "longrope.log",

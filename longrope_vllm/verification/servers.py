@@ -64,7 +64,7 @@ class Deployment:
     def _longrope(self, described: str, *last: str) -> Start:
         return Start(
             module="longrope_vllm.cli.main",
-            options=("serve", self.model, *self.tiers, *OURS, *self.options, *last),
+            options=("serve", self.model, *self.tiers, "--no-files", *OURS, *self.options, *last),
             described=described,
         )
 
