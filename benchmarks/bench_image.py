@@ -104,7 +104,7 @@ def package_lines(packages: Mapping[str, Sequence[str]]) -> list[str]:
 def serving(command: Sequence[str], log: Path) -> Iterator[None]:
     """Run ``command`` in a process group of its own; SIGTERM to it on exit, and SIGKILL if that does not end it."""
     with log.open("wb") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, process_group=0)
     try:
         yield
     finally:

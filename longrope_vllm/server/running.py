@@ -51,7 +51,7 @@ def running(
             env={**os.environ, **environment},
             stdout=output,
             stderr=subprocess.STDOUT,
-            start_new_session=True,
+            process_group=0,  # a session of its own would be one more scheduling group, whose engine may starve us
             preexec_fn=lambda: signal.pthread_sigmask(signal.SIG_SETMASK, before),
         )
     try:

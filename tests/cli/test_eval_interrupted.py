@@ -51,7 +51,7 @@ def test_a_run_that_was_killed_goes_on_and_ends_like_an_unbroken_one(model: Path
     assert main(options(model, tmp_path / "unbroken", *more)) == 0
     out = tmp_path / "out"
     command = [sys.executable, "-m", "longrope_vllm.cli.main", *options(model, out, *more)]
-    killed = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    killed = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, process_group=0)
     deadline = time.monotonic() + 300
     while not (out / "records.jsonl").exists() or len((out / "records.jsonl").read_text().splitlines()) < 3:
         assert killed.poll() is None

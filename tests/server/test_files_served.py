@@ -157,7 +157,8 @@ def test_files_outlive_a_kill_in_the_middle_of_an_upload(
         assert client.files.delete(book.id).deleted
         with pytest.raises(openai.NotFoundError):
             chat(client, {"file_id": book.id}, "Which?")
-        with urllib.request.urlopen(f"{again.url}/openapi.json", timeout=30) as answer:
+        listing = urllib.request.Request(f"{again.url}/openapi.json", headers={"Authorization": f"Bearer {KEYS[0]}"})
+        with urllib.request.urlopen(listing, timeout=30) as answer:
             assert b"/v1/files/{file_id}/content" in answer.read()
     assert "longrope: files  " in (folder / "log again").read_text()
 

@@ -26,7 +26,7 @@ class Site:
     def __init__(self, limit: int) -> None:
         port = free_port()
         command = [sys.executable, str(SITE), str(port), str(limit)]
-        self.process = subprocess.Popen(command, start_new_session=True)
+        self.process = subprocess.Popen(command, process_group=0)
         self.client = httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60)
 
     async def up(self) -> None:
