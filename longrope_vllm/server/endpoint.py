@@ -20,6 +20,7 @@ from longrope_vllm.server import (
     queued_tokens,
     requests,
     served_tiers,
+    stored_responses,
     supervision,
     token_count,
     tokenization,
@@ -48,6 +49,7 @@ class LongRopeEndpoint:
         for router in (served_tiers.router, requests.router, token_count.router, files_router, health.router):
             app.include_router(router)
         app.add_middleware(KeepAlive)
+        app.add_middleware(stored_responses.TellOwner)
         app.add_exception_handler(ApiError, answer_api_error)
         supervision.attach(app)
 
@@ -58,6 +60,7 @@ class LongRopeEndpoint:
         """
         keyed = any(args.api_key or [os.environ.get("VLLM_API_KEY")])
         state.longrope_engine = engine_client
+        stored_responses.install(state, keyed=keyed)
         state.longrope_requests = Requests(keyed=keyed)
         state.longrope_files = files = open_files(engine_client, args, keyed=keyed)
         state.longrope_prompts = prompts = PromptCounter(state)

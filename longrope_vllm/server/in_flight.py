@@ -6,12 +6,13 @@ a request in each of its phases, and the client is told why: HTTP 503, or in a s
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Callable
 from typing import Any
 
 from starlette.responses import JSONResponse
 
 from longrope_vllm.server.api_error import ApiError
+from longrope_vllm.server.asgi import App, Message, Receive, Scope, Send
 
 PROBES = ("/health", "/metrics", "/ping", "/load", "/version")
 """Paths that are answered at all times and counted at none."""
@@ -23,11 +24,6 @@ _LEAVE = 2.0
 """Seconds in which a handler whose client is said to have left should end by itself."""
 
 _DISCONNECT = {"type": "http.disconnect"}
-
-_Message = MutableMapping[str, Any]
-_Send = Callable[[_Message], Awaitable[None]]
-_Receive = Callable[[], Awaitable[_Message]]
-_App = Callable[[MutableMapping[str, Any], _Receive, _Send], Awaitable[None]]
 
 
 class InFlight:
@@ -51,7 +47,7 @@ class InFlight:
         for exchange in self._open:
             exchange.end(error)
 
-    async def serve(self, app: _App, scope: MutableMapping[str, Any], receive: _Receive, send: _Send) -> None:
+    async def serve(self, app: App, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request by ``app``."""
         if self._refusal is not None and self._refused(scope["method"]):
             await _answer(self._refusal)(scope, receive, send)
@@ -67,10 +63,10 @@ class InFlight:
 class TrackInFlight:
     """ASGI middleware that keeps the requests of its app in ``in_flight``."""
 
-    def __init__(self, app: _App, *, in_flight: InFlight) -> None:
+    def __init__(self, app: App, *, in_flight: InFlight) -> None:
         self._app, self._in_flight = app, in_flight
 
-    async def __call__(self, scope: MutableMapping[str, Any], receive: _Receive, send: _Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
         if scope["type"] != "http" or _path(scope).startswith(PROBES):
             await self._app(scope, receive, send)
@@ -81,7 +77,7 @@ class TrackInFlight:
 class _Exchange:
     """One request and its response, as far as they have come."""
 
-    def __init__(self, scope: MutableMapping[str, Any], receive: _Receive, send: _Send) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._scope, self._receive, self._send = scope, receive, send
         self._error: asyncio.Future[ApiError] = asyncio.get_running_loop().create_future()
         self._started = self._streams = self._complete = False
@@ -92,7 +88,7 @@ class _Exchange:
         if not beyond and not self._error.done():
             self._error.set_result(error)
 
-    async def serve(self, app: _App) -> None:
+    async def serve(self, app: App) -> None:
         answering = asyncio.ensure_future(app(self._scope, self.receive, self.send))
         try:
             await _first(answering, self._error)
@@ -105,7 +101,7 @@ class _Exchange:
             answering.add_done_callback(_seen)
             answering.cancel()
 
-    async def receive(self) -> _Message:
+    async def receive(self) -> Message:
         """What comes from the client; that it has left once the request is ended."""
         receiving = asyncio.ensure_future(self._receive())
         try:
@@ -114,7 +110,7 @@ class _Exchange:
         finally:
             receiving.cancel()
 
-    async def send(self, message: _Message) -> None:
+    async def send(self, message: Message) -> None:
         """Pass ``message`` on to the client; nothing once the request is ended."""
         if self._error.done():
             return
@@ -149,11 +145,11 @@ def _event(path: str, error: ApiError) -> bytes:
     return f"data: {json.dumps({'error': error.body})}\n\ndata: [DONE]\n\n".encode()
 
 
-def _path(scope: MutableMapping[str, Any]) -> str:
+def _path(scope: Scope) -> str:
     return str(scope["path"]).removeprefix(scope.get("root_path", ""))
 
 
-def _is_stream(start: _Message) -> bool:
+def _is_stream(start: Message) -> bool:
     headers = {bytes(name).lower(): bytes(value) for name, value in start.get("headers", ())}
     return headers.get(b"content-type", b"").startswith(b"text/event-stream")
 

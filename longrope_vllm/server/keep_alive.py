@@ -5,27 +5,22 @@ same, at the same interval, for every other stream of the server: responses, and
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+
+from longrope_vllm.server.asgi import App, Message, Receive, Scope, Send
 
 COMMENT = b": keep-alive\n\n"
 """A server-sent comment: clients ignore it."""
 
 KEPT_BY_VLLM = ("/v1/chat/completions", "/v1/completions")
 
-_Message = MutableMapping[str, Any]
-_Send = Callable[[_Message], Awaitable[None]]
-_Receive = Callable[[], Awaitable[_Message]]
-_App = Callable[[MutableMapping[str, Any], _Receive, _Send], Awaitable[None]]
-
 
 class KeepAlive:
     """ASGI middleware; the interval in seconds is that of the server's arguments, 0 for none."""
 
-    def __init__(self, app: _App) -> None:
+    def __init__(self, app: App) -> None:
         self._app = app
 
-    async def __call__(self, scope: MutableMapping[str, Any], receive: _Receive, send: _Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
         interval = _interval(scope)
         if not interval:
@@ -38,7 +33,7 @@ class KeepAlive:
             stream.end()
 
 
-def _interval(scope: MutableMapping[str, Any]) -> float:
+def _interval(scope: Scope) -> float:
     if scope["type"] != "http" or scope["path"].removeprefix(scope.get("root_path", "")) in KEPT_BY_VLLM:
         return 0.0
     arguments = getattr(scope["app"].state, "args", None)
@@ -48,13 +43,13 @@ def _interval(scope: MutableMapping[str, Any]) -> float:
 class _KeptAlive:
     """What a response sends, with a comment whenever nothing was sent for ``interval`` seconds, if it is a stream."""
 
-    def __init__(self, send: _Send, interval: float) -> None:
+    def __init__(self, send: Send, interval: float) -> None:
         self._send, self._interval = send, interval
         self._sending = asyncio.Lock()
         self._sent = 0.0
         self._task: asyncio.Task[None] | None = None
 
-    async def send(self, message: _Message) -> None:
+    async def send(self, message: Message) -> None:
         if message["type"] == "http.response.body" and not message.get("more_body", False):
             self.end()
         async with self._sending:
@@ -79,6 +74,6 @@ class _KeptAlive:
             self._sent = loop.time()
 
 
-def _is_stream(start: _Message) -> bool:
+def _is_stream(start: Message) -> bool:
     headers = {name.lower(): value for name, value in start.get("headers", ())}
     return bytes(headers.get(b"content-type", b"")).startswith(b"text/event-stream")

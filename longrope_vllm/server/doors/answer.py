@@ -1,17 +1,9 @@
 """A refusal in ASGI: before any route has seen the request."""
 
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
-
 from fastapi.responses import JSONResponse
 
 from longrope_vllm.server.api_error import ApiError
-
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
+from longrope_vllm.server.asgi import Receive, Scope, Send
 
 _POLICY_VIOLATION = 1008
 """Code by which a web socket is closed."""

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from starlette.requests import ClientDisconnect
 
 from longrope_vllm.server.api_error import ApiError
+from longrope_vllm.server.asgi import App, Message, Receive, Scope, Send
 from longrope_vllm.server.doors.access import FILES, path_of
-from longrope_vllm.server.doors.answer import App, Message, Receive, Scope, Send, header, refuse
+from longrope_vllm.server.doors.answer import header, refuse
 from longrope_vllm.server.doors.nesting import Nesting
 from longrope_vllm.server.doors.settings import DoorSettings
 

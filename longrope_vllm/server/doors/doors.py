@@ -6,8 +6,9 @@ it streams. On the way out: when to come back, where the server was full. ``long
 """
 
 from longrope_vllm.server.api_error import ApiError
+from longrope_vllm.server.asgi import App, Message, Receive, Scope, Send
 from longrope_vllm.server.doors.account import retry_after
-from longrope_vllm.server.doors.answer import App, Message, Receive, Scope, Send, refuse
+from longrope_vllm.server.doors.answer import refuse
 from longrope_vllm.server.doors.bodies import Bodies
 from longrope_vllm.server.doors.guard import Guard
 from longrope_vllm.server.doors.keyring import Keyring

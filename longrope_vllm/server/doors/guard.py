@@ -4,10 +4,11 @@ The browser's question before a call (CORS preflight) is let through: it carries
 """
 
 from longrope_vllm.server.api_error import ApiError
+from longrope_vllm.server.asgi import App, Message, Receive, Scope, Send
 from longrope_vllm.server.doors.access import access_of, is_counted, is_metrics, path_of
 from longrope_vllm.server.doors.account import Account, Accounts, LongRequests, Ticket
 from longrope_vllm.server.doors.admission import ticket_for
-from longrope_vllm.server.doors.answer import App, Message, Receive, Scope, Send, header, refuse
+from longrope_vllm.server.doors.answer import header, refuse
 from longrope_vllm.server.doors.keyring import Keyring
 from longrope_vllm.server.doors.keys_file import Key, Limits
 from longrope_vllm.server.doors.settings import Metrics
