@@ -10,11 +10,12 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from longrope_vllm.errors import CheckpointError
 
 Config = Mapping[str, Any]
+Item = TypeVar("Item")
 
 DEFAULT_BASE = 10_000.0
 """Rope base of a config that states none (the default of transformers for every family read here)."""
@@ -132,11 +133,27 @@ def rope_type(rope: Config) -> str:
 
 
 def positive_int(config: Config, field: str) -> int:
-    """The whole number above 0 that ``config`` must state as ``field``. Raises ``CheckpointError``."""
+    """The whole number above 0, of 63 bits, that ``config`` must state as ``field``. Raises ``CheckpointError``."""
     value = config.get(field)
-    if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
-        raise CheckpointError(f"Expected a positive whole number as {field} in config.json, found {value!r}.")
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 2**63:
+        raise CheckpointError(f"Expected a positive whole number as {field} in config.json, found {value!r:.80}.")
     return value
+
+
+def whole_number(config: Config, field: str, *, default: int) -> int:
+    """The whole number that ``config`` states as ``field``; ``default`` if it states none, null or 0.
+
+    Raises ``CheckpointError``.
+    """
+    return positive_int(config, field) if config.get(field) not in (None, 0) else default
+
+
+def list_of(config: Config, field: str, kind: type[Item]) -> list[Item]:
+    """What ``config`` lists as ``field``, nothing if it states nothing. Raises ``CheckpointError``."""
+    value = config.get(field)
+    if value is not None and not (isinstance(value, list | tuple) and all(isinstance(item, kind) for item in value)):
+        raise CheckpointError(f"Expected a list of {kind.__name__} as {field} in config.json, found {value!r:.80}.")
+    return list(value or ())
 
 
 def positive_number(field: str, *blocks: Config, default: float, above: float = 0.0) -> float:

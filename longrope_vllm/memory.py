@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from longrope_vllm.geometry import positive_int
+from longrope_vllm.geometry import positive_int, whole_number
 
 
 def available(device: torch.device) -> int:
@@ -25,13 +25,13 @@ def available(device: torch.device) -> int:
 def attention_width(config: Mapping[str, Any]) -> int:
     """Elements a token of one attention: queries and keys twice (turned), values, and what comes out."""
     hidden, heads = positive_int(config, "hidden_size"), positive_int(config, "num_attention_heads")
-    head = int(config.get("head_dim") or hidden // heads)
-    return 2 * head * (heads + int(config.get("num_key_value_heads") or heads) * 2) + heads * head
+    head = whole_number(config, "head_dim", default=hidden // heads)
+    return 2 * head * (heads + whole_number(config, "num_key_value_heads", default=heads) * 2) + heads * head
 
 
 def mlp_width(config: Mapping[str, Any]) -> int:
     """Elements a token of the inside of one MLP."""
-    return int(config.get("intermediate_size") or 4 * positive_int(config, "hidden_size"))
+    return whole_number(config, "intermediate_size", default=4 * positive_int(config, "hidden_size"))
 
 
 def mask_bytes(config: Mapping[str, Any], length: int, device: torch.device) -> int:

@@ -12,7 +12,7 @@ from typing import Any, Literal, Self, get_args
 
 from longrope_vllm.errors import CheckpointError, FactorsError, PlanError
 from longrope_vllm.factors import Factors, own_tier
-from longrope_vllm.geometry import Config, Geometry, positive_int, text_config
+from longrope_vllm.geometry import Config, Geometry, list_of, positive_int, text_config, whole_number
 from longrope_vllm.memory import mlp_width
 from longrope_vllm.rope_block import read_rope_block
 from longrope_vllm.weights import INDEX, weight_files
@@ -81,8 +81,8 @@ class ServedModel:
             "layers": positive_int(text, "num_hidden_layers"),
             "hidden": hidden,
             "heads": heads,
-            "kv_heads": int(text.get("num_key_value_heads") or heads),
-            "head": int(text.get("head_dim") or hidden // heads),
+            "kv_heads": whole_number(text, "num_key_value_heads", default=heads),
+            "head": whole_number(text, "head_dim", default=hidden // heads),
             "vocabulary": positive_int(text, "vocab_size"),
         }
         tied = bool(text.get("tie_word_embeddings", False))
@@ -139,7 +139,7 @@ def _check_cache(config: Config) -> None:
     for name, fields in _OTHER_CACHES.items():
         if any(config.get(field) for field in fields):
             raise PlanError(f"Expected a decoder with a cache of keys and values, found {name}: it cannot be planned.")
-    kinds = set(config.get("layer_types") or ()) - {"full_attention", "sliding_attention"}
+    kinds = set(list_of(config, "layer_types", str)) - {"full_attention", "sliding_attention"}
     if kinds:
         raise PlanError(
             f"Expected layers of full_attention and sliding_attention, found {', '.join(sorted(kinds))} in layer_types "
@@ -149,25 +149,25 @@ def _check_cache(config: Config) -> None:
 
 def _sliding(config: Config, layers: int) -> tuple[int, int]:
     """Window, and how many layers have it."""
-    window = config.get("sliding_window")
-    kinds = config.get("layer_types")
+    window = whole_number(config, "sliding_window", default=0)
+    kinds = list_of(config, "layer_types", str)
     if not window or config.get("use_sliding_window") is False:
         return 0, 0
-    sliding = layers if kinds is None else sum(kind == "sliding_attention" for kind in kinds)
-    return (int(window), sliding) if sliding else (0, 0)
+    sliding = kinds.count("sliding_attention") if kinds else layers
+    return (window, sliding) if sliding else (0, 0)
 
 
 def _mlps(config: Config, layers: int, hidden: int) -> tuple[int, int, int]:
     """Width of the inside of one layer's MLPs for a token, parameters of all MLPs, and of the experts left idle."""
-    count = next((int(config[name]) for name in _EXPERTS if config.get(name)), 0)
+    count = max(whole_number(config, name, default=0) for name in _EXPERTS)
     if not count:
         return mlp_width(config), layers * 3 * hidden * mlp_width(config), 0
-    dense = int(config.get("first_k_dense_replace") or 0) + len(config.get("mlp_only_layers") or ())
-    width = int(config.get("moe_intermediate_size") or mlp_width(config))
-    shared = int(config.get("shared_expert_intermediate_size") or 0)
-    shared += width * int(config.get("n_shared_experts") or 0)
-    chosen = int(config.get("num_experts_per_tok") or 1)
-    routed = layers - dense
+    dense = whole_number(config, "first_k_dense_replace", default=0) + len(list_of(config, "mlp_only_layers", int))
+    width = whole_number(config, "moe_intermediate_size", default=mlp_width(config))
+    shared = whole_number(config, "shared_expert_intermediate_size", default=0)
+    shared += width * whole_number(config, "n_shared_experts", default=0)
+    chosen = min(count, whole_number(config, "num_experts_per_tok", default=1))
+    routed = max(0, layers - dense)
     mlps = dense * 3 * hidden * mlp_width(config) + routed * hidden * (3 * (count * width + shared) + count)
     return chosen * width + shared, mlps, routed * 3 * hidden * width * (count - chosen)
 

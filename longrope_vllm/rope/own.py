@@ -4,6 +4,7 @@ In: a ``Geometry``. Out: a ``Baseline``, and the length it is meant for. The typ
 where the two read a block differently vLLM is followed, because its answers are the ones to keep.
 """
 
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -150,7 +151,7 @@ _TYPES: Mapping[str, tuple[tuple[str, ...], Callable[[Geometry, int | None], Bas
 def _factor_list(rope: Mapping[str, Any], field: str) -> tuple[float, ...]:
     values = rope.get(field)
     if not isinstance(values, list | tuple) or not all(
-        isinstance(value, int | float) and not isinstance(value, bool) for value in values
+        isinstance(value, float) or (type(value) is int and abs(value) <= sys.float_info.max) for value in values
     ):
-        raise CheckpointError(f"Expected a list of numbers as {field} of the rope block, found {values!r}.")
+        raise CheckpointError(f"Expected a list of numbers as {field} of the rope block, found {values!s:.200}.")
     return tuple(float(value) for value in values)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from longrope_vllm.errors import CheckpointError
-from longrope_vllm.geometry import Config, positive_int, read_config, text_config
+from longrope_vllm.geometry import Config, positive_int, read_config, text_config, whole_number
 from longrope_vllm.memory import attention_width, mlp_width
 from longrope_vllm.weights import weight_files
 
@@ -45,8 +45,8 @@ class ModelShape:
             "hidden": hidden,
             "vocabulary": positive_int(config, "vocab_size"),
             "heads": heads,
-            "kv_heads": int(config.get("num_key_value_heads") or heads),
-            "head": int(config.get("head_dim") or hidden // heads),
+            "kv_heads": whole_number(config, "num_key_value_heads", default=heads),
+            "head": whole_number(config, "head_dim", default=hidden // heads),
             "inner": mlp_width(config),
             "attention": attention_width(config),
             "tied": bool(config.get("tie_word_embeddings", False)),
