@@ -1,9 +1,10 @@
 """What a server takes of the memory of its machines.
 
-For each process the interpreter with torch and vLLM: the figures below were measured on the CPU engine with a model of
-a megabyte (benchmarks/results/, ``bench_plan.py``), and a process that drives a GPU takes more of address space than of
-memory on top. For each worker the arrays that hold every token of every sequence. And shared memory, through which
-processes and NCCL talk: an assumption of 1 GB, and 1 GB for each GPU.
+For each process the interpreter with torch and vLLM, measured on the CPU engine with a model of a megabyte
+(benchmarks/results/, ``bench_plan.py``). A worker that drives a GPU holds CUDA's libraries, the code of kernels and
+pinned buffers on top: not measured, assumed generously, since too little ends it. For each worker the arrays that hold
+every token of every sequence. And shared memory, through which processes and NCCL talk: an assumption of 1 GB, and 1 GB
+for each GPU.
 """
 
 from collections.abc import Mapping
@@ -15,7 +16,10 @@ from longrope_vllm.plan.layout import Layout
 from longrope_vllm.plan.served_model import ServedModel
 
 API_SERVER, ENGINE_CORE, WORKER = 600_000_000, 550_000_000, 600_000_000
-"""Bytes of each kind of process before it holds anything."""
+"""Bytes of each kind of process before it holds anything; the worker is the CPU's."""
+
+GPU_WORKER = 4_000_000_000
+"""The same of a worker that drives a GPU."""
 
 SHARED = 1_000_000_000
 """Bytes of ``/dev/shm`` for a node, and again for each of its GPUs."""
@@ -37,7 +41,7 @@ class HostMemory:
         """Of a server with one API server process."""
         workers = layout.ranks_of_a_node
         return cls(
-            processes=API_SERVER + ENGINE_CORE + workers * WORKER,
+            processes=API_SERVER + ENGINE_CORE + workers * GPU_WORKER,
             arrays=array_bytes(batch.context, batch.sequences),
             workers=workers,
             shared=SHARED * (1 + workers),
