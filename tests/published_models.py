@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-_LLAMA = {"model_type": "llama", "torch_dtype": "bfloat16"}
+_LLAMA = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "torch_dtype": "bfloat16"}
 
 LLAMA3_8B = _LLAMA | {
     "hidden_size": 4096,

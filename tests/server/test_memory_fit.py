@@ -11,23 +11,11 @@ from longrope_vllm.chosen_factors import ChosenFactors
 from longrope_vllm.errors import UnsupportedError
 from longrope_vllm.server import memory_fit
 from longrope_vllm.server.memory_fit import Room
+from published_models import LLAMA3_8B
 
 pytest.importorskip("vllm", reason="the options are vLLM's")
 
 GB = 10**9
-LLAMA3_8B = {
-    "model_type": "llama",
-    "architectures": ["LlamaForCausalLM"],
-    "dtype": "bfloat16",
-    "hidden_size": 4096,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "intermediate_size": 14336,
-    "vocab_size": 128256,
-    "max_position_embeddings": 8192,
-    "rope_theta": 500000.0,
-}
 Serve = Callable[..., str]
 
 

@@ -21,19 +21,9 @@ from longrope_vllm import Factors, Geometry, write_factors
 from longrope_vllm.cli.main import main
 from longrope_vllm.errors import EXIT_CODE, CheckpointError, TrainingError
 from longrope_vllm.gpus import KNOWN, parse_gpus
+from published_models import LLAMA3_8B
 from tiny_models import LONG, byte_tokenizer, tiny_llama
 
-LLAMA3_8B: dict[str, Any] = {
-    "model_type": "llama",
-    "hidden_size": 4096,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "intermediate_size": 14336,
-    "vocab_size": 128256,
-    "max_position_embeddings": 8192,
-    "rope_theta": 500000.0,
-}
 SHARED = Layout(length=1 << 20, tuning="full", parallel="sp", processes=8, ways=8)
 
 
