@@ -29,10 +29,11 @@ PATIENCE = 30.0
 MOST_PASSES = 8
 """Turns of a lane that can do nothing before it is tried again."""
 
-FIRST_CHUNK = 256
-"""Tokens of a long prompt in its first step, whose cost is not known yet."""
-LEAST_CHUNK = 32
-"""Tokens of a long prompt in any step: less would read its keys and values too often. Chunks are multiples of it."""
+LEAST_CHUNK = 256
+"""Tokens of a long prompt in any step, and in its first one, whose cost is not known: a step reads the weights and all
+keys and values once, however few they are for."""
+CHUNK_UNIT = 32
+"""Tokens of which chunks are multiples."""
 
 
 class Turns:
@@ -84,12 +85,12 @@ class Chunk:
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self._request: str | None = None
-        self._tokens = FIRST_CHUNK
+        self._tokens = LEAST_CHUNK
 
     def tokens(self, request: str) -> int:
         """For the next step of ``request``; another one than before begins small, for it may stand anywhere."""
         if request != self._request:
-            self._request, self._tokens = request, FIRST_CHUNK
+            self._request, self._tokens = request, LEAST_CHUNK
         return self._tokens
 
     def measured(self, request: str, tokens: int, seconds: float) -> None:
@@ -97,5 +98,5 @@ class Chunk:
         if request != self._request or tokens <= 0:
             return
         fitting = tokens * self._seconds / max(seconds, 1e-6)
-        whole = int(min(fitting, 2 * tokens)) // LEAST_CHUNK * LEAST_CHUNK
+        whole = int(min(fitting, 2 * tokens)) // CHUNK_UNIT * CHUNK_UNIT
         self._tokens = max(LEAST_CHUNK, whole)

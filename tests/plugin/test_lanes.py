@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from longrope_vllm.plugin.lanes import (
     BURST,
-    FIRST_CHUNK,
+    CHUNK_UNIT,
     LEAST_CHUNK,
     MOST_PASSES,
     PATIENCE,
@@ -191,7 +191,7 @@ def test_a_step_of_a_long_prompt_never_takes_twice_the_time_it_is_meant_to(
     for number in range(200):
         tokens = chunk.tokens("long")
         assert tokens >= LEAST_CHUNK
-        assert tokens % LEAST_CHUNK == 0
+        assert tokens % CHUNK_UNIT == 0
         seconds = overhead + tokens * token * (1 + (depth + tokens / 2) / twice_as_dear_at)
         if number and tokens > LEAST_CHUNK:  # the first one is a guess
             assert seconds <= wait * 2
@@ -204,7 +204,7 @@ def test_a_chunk_fills_its_time_and_another_request_begins_small_again() -> None
     chunk = Chunk(0.1)
     for _ in range(10):
         chunk.measured("one", chunk.tokens("one"), chunk.tokens("one") * 1e-5)
-    assert 0.1 - LEAST_CHUNK * 1e-5 <= chunk.tokens("one") * 1e-5 <= 0.1
-    assert chunk.tokens("two") == FIRST_CHUNK
+    assert 0.1 - CHUNK_UNIT * 1e-5 <= chunk.tokens("one") * 1e-5 <= 0.1
+    assert chunk.tokens("two") == LEAST_CHUNK
     chunk.measured("one", 64, 0.1)  # a step that was under way when the second one began
-    assert chunk.tokens("two") == FIRST_CHUNK
+    assert chunk.tokens("two") == LEAST_CHUNK
