@@ -52,6 +52,8 @@ class Pulse:
 
     question: Callable[[], tuple[int, bytes]]
     seconds: list[float] = field(default_factory=list)
+    failed: str | None = None
+    """What came back in place of an answer."""
     _stopped: threading.Event = field(default_factory=threading.Event)
 
     def __enter__(self) -> "Pulse":
@@ -62,13 +64,20 @@ class Pulse:
     def __exit__(self, *error: object) -> None:
         self._stopped.set()
         self._thread.join()
+        if self.failed is not None:
+            raise RuntimeError(f"Expected answers to others all the while, found {self.failed}.")
 
     def _beat(self) -> None:
         while not self._stopped.wait(PAUSE):
             started = time.perf_counter()
-            status, answer = self.question()
+            try:
+                status, answer = self.question()
+            except (OSError, http.client.HTTPException) as error:
+                self.failed = repr(error)
+                return
             if status != 200:
-                raise RuntimeError(f"HTTP {status}: {answer[:500]!r}")
+                self.failed = f"HTTP {status}: {answer[:500]!r}"
+                return
             self.seconds.append(time.perf_counter() - started)
 
 
