@@ -1,11 +1,11 @@
-"""``deploy/smoke.py`` as an operator runs it: a process of its own, without this project on its path."""
+"""``deploy/smoke`` as an operator runs it: a process of its own, without this project on its path."""
 
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-SCRIPT = Path(__file__).parents[1] / "deploy" / "smoke.py"
+SCRIPT = Path(__file__).parents[1] / "deploy" / "smoke"
 
 
 @dataclass(frozen=True, kw_only=True)
