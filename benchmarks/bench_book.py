@@ -123,8 +123,8 @@ def page(rows: list[tuple[str, float, str]], size: int, command: str) -> str:
         *(f"| {name} | {seconds:.1f} | {answer.replace('|', '/')} |" for name, seconds, answer in rows),
         "",
         f"- SmolLM2-135M-Instruct, its own rope up to 8,192 tokens, YaRN up to {LONGEST:,}; openai SDK, Responses API.",
-        "- answers are those of a model of 135M parameters; that they are right is not claimed. The same question may get",
-        "  another word at temperature 0: what the cache has is not computed again, and bfloat16 sums by chunks.",
+        "- answers are those of a model of 135M parameters; that they are right is not claimed. The same question may",
+        "  get another word at temperature 0: what the cache has is not computed again, and bfloat16 sums by chunks.",
         provenance(command, "openai"),
     ]
     return "\n".join(lines) + "\n"
