@@ -1,4 +1,4 @@
-"""The CPU image: built by docker/build_cpu.sh, started as its own user, checked by deploy/smoke, listed by syft.
+"""The CPU image: built by docker/build_cpu.sh, started as its own user, checked by deploy/smoke.py, listed by syft.
 
     python benchmarks/bench_image.py --out benchmarks/results/image_cpu_DATE.md [--storage DIR] [-- BUILD OPTIONS]
 
@@ -147,7 +147,7 @@ def started_and_checked(command: Sequence[str], log: Path) -> tuple[float, set[i
     with serving([*command, "--host", "127.0.0.1", "--port", str(port)], log):
         url = f"http://127.0.0.1:{port}"
         seconds, users = seconds_to_health(url), users_of(port)
-        smoke = [sys.executable, str(ROOT / "deploy" / "smoke"), url]
+        smoke = [sys.executable, str(ROOT / "deploy" / "smoke.py"), url]
         checked = subprocess.run(smoke, check=False, stdout=subprocess.PIPE, text=True)
     return seconds, users, checked
 
@@ -182,7 +182,7 @@ def measured(buildah: Buildah, asked: argparse.Namespace) -> tuple[str, bool]:
         f"| from the start of the container to the first answer of /health (s) | {start:.0f} |",
         f"| user ids of the server's processes | {', '.join(map(str, sorted(users)))} |",
         "",
-        f"`deploy/smoke` against it, exit code {checked.returncode}:",
+        f"`deploy/smoke.py` against it, exit code {checked.returncode}:",
         "",
         "```text",
         checked.stdout.strip(),

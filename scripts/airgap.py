@@ -46,7 +46,7 @@ First: `sha256sum --check SHA256SUMS` in this folder. Every line must say OK. Th
 
 ## Then, from any machine
 
-    python3 deploy/smoke http://HOST:8000
+    python3 deploy/smoke.py http://HOST:8000
 """
 
 

@@ -1,4 +1,4 @@
-"""A server that answers as ``longrope serve`` does, as far as ``deploy/smoke`` asks; with faults on demand."""
+"""A server that answers as ``longrope serve`` does, as far as ``deploy/smoke.py`` asks; with faults on demand."""
 
 import json
 import threading

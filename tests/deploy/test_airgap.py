@@ -67,7 +67,7 @@ def test_a_bundle_can_be_checked_and_is_never_written_over_another(tmp_path: Pat
     command = [sys.executable, str(SCRIPT), "--device", "none", "--archive", str(image), "--out", str(out)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     assert (out / "image.tar").read_bytes() == b"layers"
-    assert (out / "deploy" / "smoke" / "__main__.py").exists()
+    assert (out / "deploy" / "smoke_server.py").exists()
     checked = subprocess.run(
         ["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=out, capture_output=True, check=True
     )
@@ -82,5 +82,5 @@ def test_a_bundle_can_be_checked_and_is_never_written_over_another(tmp_path: Pat
 def test_the_instructions_name_what_the_bundle_holds(airgap: ModuleType) -> None:
     text = airgap.instructions()
     assert f"longrope-vllm/serve:{airgap.version()}" in text
-    for part in ("image.tar", "requirements.txt", "SHA256SUMS", "deploy/smoke", "deploy/chart", "wheels"):
+    for part in ("image.tar", "requirements.txt", "SHA256SUMS", "deploy/smoke.py", "deploy/chart", "wheels"):
         assert part in text

@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from typing import Any
 
-from server import GENERATED, CheckError, Server, counts, events, tier_of
+from smoke_server import GENERATED, CheckError, Server, counts, events, tier_of
 
 SHORT = 16
 """Tokens of the short prompt."""

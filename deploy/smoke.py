@@ -1,6 +1,6 @@
 """Does a longrope server that was just deployed do its work? One short run against its URL, from any machine.
 
-    python deploy/smoke http://HOST:8000 [--wait SECONDS] [--long 1M] [--api-key KEY | VLLM_API_KEY=KEY]
+    python deploy/smoke.py http://HOST:8000 [--wait SECONDS] [--long 1M] [--api-key KEY | VLLM_API_KEY=KEY]
 
 It asks for health, model and tiers, sends a short request, one past the first tier (as a stream) and one that crosses
 into the next tier while it generates, and reads the metrics. Prompts are token ids: their lengths are exact for every
@@ -17,9 +17,8 @@ import time
 import urllib.error
 from collections.abc import Callable
 
-import checks
-
-from server import GENERATED, UNITS, CheckError, Server, wait
+import smoke_checks as checks
+from smoke_server import GENERATED, UNITS, CheckError, Server, wait
 
 WORDS = range(32, 96)
 """Token ids of prompts: every tokenizer has them, and none of the usual ones ends a text there."""
