@@ -174,10 +174,11 @@ def _check(
     sequence = sequence_bytes(model, layout, context, chunk=0, dtype=dtype)
     if sequence > cache:
         longest = longest_sequence(model, layout, cache, chunk=0, dtype=dtype) // 1024 * 1024
+        shorter = f"set --max-model-len to {format_length(longest)} or less, " if longest else ""
         raise UnsupportedError(
             f"Expected memory for one sequence of {context:,} tokens, {gigabytes(sequence)} of keys and values beside "
-            f"{gigabytes(weights)} of weights in {room.name}, found {gigabytes(cache)} for it: set --max-model-len to "
-            f"{format_length(longest)} or less, take --kv-cache-dtype fp8, or raise {room.cache_option}."
+            f"{gigabytes(weights)} of weights in {room.name}, found {gigabytes(cache)} for it: {shorter}take "
+            f"--kv-cache-dtype fp8, or raise {room.cache_option}."
         )
     room_for = f"up to {cache / sequence:.1f} sequences of {format_length(context)} ({gigabytes(sequence)} each)"
     return (f"longrope: memory {gigabytes(weights)} of weights; {gigabytes(cache)} for keys and values: {room_for}",)

@@ -56,6 +56,11 @@ def test_one_that_does_not_fit_is_refused_with_what_would(serve: Serve) -> None:
         serve("--max-model-len", str(430 << 10), gigabytes=80)
 
 
+def test_no_length_is_named_where_none_fits(serve: Serve) -> None:
+    with pytest.raises(UnsupportedError, match=r"found 0\.1 GB for it: take --kv-cache-dtype fp8"):
+        serve(gigabytes=80, cache=10**8)
+
+
 def test_weights_alone_may_be_too_much(serve: Serve) -> None:
     with pytest.raises(UnsupportedError, match=r"Expected memory for 16\.1 GB of weights in each GPU, found 14\.7"):
         serve("--max-model-len", "-1", gigabytes=16)
