@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from published_models import LLAMA2_7B, LLAMA3_8B, MISTRAL_7B, PHI3_MINI, SMOLLM2
 
 from longrope_vllm.plan.kv_cache import longest_sequence, sequence_bytes, token_bytes
 from longrope_vllm.plan.layout import Layout
 from longrope_vllm.plan.served_model import ServedModel
+from published_models import LLAMA2_7B, LLAMA3_8B, MISTRAL_7B, PHI3_MINI, SMOLLM2
 
 KIB, GIB = 1 << 10, 1 << 30
 ONE = Layout(tensor=1, pipeline=1)

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import yaml
-from published_models import LLAMA3_8B, LLAMA3_70B, saved
 
 from longrope_vllm import Factors, Geometry, write_factors
 from longrope_vllm.cli.main import main
 from longrope_vllm.errors import EXIT_CODE
 from longrope_vllm.plan.command import DOES_NOT_FIT
+from published_models import LLAMA3_8B, LLAMA3_70B, saved
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 EXAMPLES = re.findall(r"^\$ longrope (plan .*?)\n(.*?)^```$", (DOCS / "plan.md").read_text(), re.MULTILINE | re.DOTALL)

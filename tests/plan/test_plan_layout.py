@@ -1,13 +1,13 @@
 """GPUs named on the command line, and how a model is shared out over them."""
 
 import pytest
-from published_models import LLAMA3_8B, LLAMA3_70B, SMOLLM2
 
 from longrope_vllm.errors import PlanError
 from longrope_vllm.plan.cluster import parse_cluster
 from longrope_vllm.plan.context_parallel import context_parallel_notes, most_decode_ways
 from longrope_vllm.plan.layout import Layout, layouts
 from longrope_vllm.plan.served_model import ServedModel
+from published_models import LLAMA3_8B, LLAMA3_70B, SMOLLM2
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from published_models import LLAMA3_8B, LLAMA3_70B, SMOLLM2
 
 from longrope_vllm import Factors, Geometry
 from longrope_vllm.factors import own_tier
@@ -22,6 +21,7 @@ from longrope_vllm.plan.served_model import ServedModel
 from longrope_vllm.plan.serving import ServingPlan, Wish
 from longrope_vllm.rope import RopeTable
 from longrope_vllm.tier_table import tier_table
+from published_models import LLAMA3_8B, LLAMA3_70B, SMOLLM2
 
 MODEL = ServedModel.of(LLAMA3_8B)
 K, M, GIB = 1 << 10, 1 << 20, 1 << 30

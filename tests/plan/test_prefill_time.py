@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 import pytest
-from published_models import LLAMA3_8B, LLAMA3_70B, MISTRAL_7B, MIXTRAL_8X7B
 
 from longrope_vllm.errors import PlanError
 from longrope_vllm.plan.cluster import parse_cluster
@@ -12,6 +11,7 @@ from longrope_vllm.plan.layout import Layout
 from longrope_vllm.plan.prefill_time import PrefillTime, Utilisation, parse_utilisation, prefill_flops
 from longrope_vllm.plan.served_model import ServedModel
 from longrope_vllm.plan.timeouts import TimeOuts
+from published_models import LLAMA3_8B, LLAMA3_70B, MISTRAL_7B, MIXTRAL_8X7B
 
 MODEL = ServedModel.of(LLAMA3_8B)
 EIGHT = parse_cluster("8xh100-80")

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from published_models import LLAMA3_8B, LLAMA3_70B, MIXTRAL_8X7B, PARAMETERS, PHI3_MINI, SMOLLM2, saved
 from safetensors.torch import save_file
 
 from longrope_vllm.errors import PlanError
 from longrope_vllm.plan.served_model import ServedModel
 from longrope_vllm.weights import INDEX
+from published_models import LLAMA3_8B, LLAMA3_70B, MIXTRAL_8X7B, PARAMETERS, PHI3_MINI, SMOLLM2, saved
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
