@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from longrope_vllm.atomic import write_atomically
+from longrope_vllm.atomic import remove_unfinished, write_atomically
 
 
 def test_text_is_written_as_utf8_and_bytes_as_they_are(tmp_path: Path) -> None:
@@ -85,3 +85,11 @@ def test_a_reader_sees_the_old_content_or_the_new_one_and_never_a_part(tmp_path:
     reader.join()
     assert seen <= set(contents)
     assert os.listdir(tmp_path) == ["file"]
+
+
+def test_what_a_killed_writer_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    kept = [tmp_path / name for name in ("a.json", ".a.jsonl", ".b.json.x", "a.json.x")]
+    for path in (*kept, tmp_path / ".a.json.x8f2"):
+        path.write_text("")
+    remove_unfinished(tmp_path / "a.json")
+    assert sorted(tmp_path.iterdir()) == sorted(kept)

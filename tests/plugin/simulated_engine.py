@@ -1,6 +1,6 @@
 """vLLM's own scheduler, with tiers and lanes mixed in or as it is, over an engine whose steps only take time.
 
-Seconds are those of a clock of its own: a step takes ``OVERHEAD``, and a token ``TOKEN``, twice as much at a depth of
+Seconds are those of a clock of its own: a step takes ``OVERHEAD``, and a token ``token``, twice as much at a depth of
 ``TWICE_AS_DEAR_AT`` tokens. Every token that is sampled is the same.
 """
 
@@ -48,6 +48,7 @@ class SimulatedEngine:
     blocks: int = 8_000
     in_flight: int = 1
     plugin: bool = True
+    token: float = TOKEN
     now: float = 0.0
     idle_steps: int = 0
     """Steps of no tokens although there were requests."""
@@ -87,6 +88,10 @@ class SimulatedEngine:
                 self._end(*under_way.popleft(), came)
         return self.found
 
+    def seconds(self, tokens: int, depth: int) -> float:
+        """What so many tokens after ``depth`` others take in a step."""
+        return tokens * self.token * (1 + (depth + tokens / 2) / TWICE_AS_DEAR_AT)
+
     def _add(self, job: Job) -> None:
         from vllm import SamplingParams
         from vllm.v1.request import Request
@@ -103,8 +108,7 @@ class SimulatedEngine:
         output = self.scheduler.schedule()
         seconds = OVERHEAD
         for name, tokens in output.num_scheduled_tokens.items():
-            depth = before[name] + tokens / 2
-            seconds += tokens * TOKEN * (1 + depth / TWICE_AS_DEAR_AT)
+            seconds += self.seconds(tokens, before[name])
         if not output.num_scheduled_tokens and self.in_flight == 1:
             self.idle_steps += 1
         requests = self.scheduler.requests

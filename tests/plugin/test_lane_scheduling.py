@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from simulated_engine import BLOCK, Job, Served, SimulatedEngine, config_of
+from simulated_engine import BLOCK, OVERHEAD, Job, Served, SimulatedEngine, config_of
 
 from longrope_vllm.plugin.lane_scheduling import long_past
-from longrope_vllm.plugin.lanes import BURST, PATIENCE, SHARE
+from longrope_vllm.plugin.lanes import BURST, LEAST_CHUNK, PATIENCE, SHARE
 from longrope_vllm.plugin.settings import Settings
 from tiny_models import stretched, tiny_llama
 
@@ -20,7 +20,9 @@ pytestmark = pytest.mark.vllm
 
 WAIT = Settings.short_wait
 LONG = Job(name="long", at=0.0, prompt=60_000)
-SHORT = [Job(name=f"short-{number}", at=1.0 + 2.3 * number, prompt=500) for number in range(20)]
+SHORT = [Job(name=f"short-{number}", at=0.1 + 0.23 * number, prompt=500) for number in range(20)]
+FAST = 2e-5
+"""Seconds of a token at the start: a step of the least part of a long prompt is then within the wait at any depth."""
 
 sync_and_async = pytest.mark.parametrize("in_flight", [1, 2], ids=["synchronous", "asynchronous"])
 
@@ -53,15 +55,30 @@ def last_end(found: dict[str, Served], jobs: list[Job]) -> float:
 def test_short_requests_wait_for_a_long_one_no_longer_than_their_wait_and_the_long_one_is_hardly_slower(
     in_flight: int, config: Any, patched: pytest.MonkeyPatch
 ) -> None:
-    mixed = SimulatedEngine(vllm_config=config, in_flight=in_flight).run([LONG, *SHORT], patched)
-    idle = SimulatedEngine(vllm_config=config, in_flight=in_flight).run(SHORT, patched)
-    stock = SimulatedEngine(vllm_config=config, in_flight=in_flight, plugin=False)
-    alone = stock.run([LONG], patched)["long"].last
+    def served(jobs: list[Job], *, plugin: bool = True) -> dict[str, Served]:
+        engine = SimulatedEngine(vllm_config=config, in_flight=in_flight, plugin=plugin, token=FAST)
+        return engine.run(jobs, patched)
+
+    mixed, idle = served([LONG, *SHORT]), served(SHORT)
+    alone = served([LONG], plugin=False)["long"].last
     assert firsts(mixed)[-1] <= firsts(idle)[-1] + 1.2 * WAIT
     assert mixed["long"].last <= 1.3 * alone
     assert all(served.preemptions == 0 for served in mixed.values())
-    stock_mixed = SimulatedEngine(vllm_config=config, in_flight=in_flight, plugin=False).run([LONG, *SHORT], patched)
-    assert firsts(stock_mixed)[-1] > 100 * firsts(idle)[-1], "vLLM has learned it: remove the lanes"
+    stock = served([LONG, *SHORT], plugin=False)
+    assert firsts(stock)[-1] > 100 * firsts(idle)[-1], "vLLM has learned it: remove the lanes"
+
+
+@sync_and_async
+def test_where_the_least_part_of_a_long_prompt_takes_longer_than_the_wait_short_requests_wait_for_that(
+    in_flight: int, config: Any, patched: pytest.MonkeyPatch
+) -> None:
+    sparse = [Job(name=job.name, at=10 * job.at, prompt=job.prompt) for job in SHORT]
+    idle = SimulatedEngine(vllm_config=config, in_flight=in_flight).run(sparse, patched)
+    engine = SimulatedEngine(vllm_config=config, in_flight=in_flight)
+    mixed = engine.run([LONG, *sparse], patched)
+    least = OVERHEAD + engine.seconds(LEAST_CHUNK, LONG.prompt - LEAST_CHUNK)
+    assert least > 4 * WAIT
+    assert WAIT < firsts(mixed)[-1] - firsts(idle)[-1] <= in_flight * least
 
 
 @sync_and_async

@@ -157,6 +157,7 @@ def test_a_process_that_was_killed_leaves_what_another_ends_with_the_same_bytes(
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (tokens.parent / "data.json").exists()
+    (tokens.parent / ".progress.json.killed").write_text("half of it")  # as a kill within the writing leaves it
     assert files_in(prepared(mixed(tmp_path)).folder) == expected
 
 

@@ -28,7 +28,7 @@ from longrope_training.data.streams import (
 )
 from longrope_training.data.writer import Writer
 from longrope_training.recipe import DataSource, Recipe
-from longrope_vllm.atomic import write_atomically
+from longrope_vllm.atomic import remove_unfinished, write_atomically
 from longrope_vllm.errors import TrainingError
 from longrope_vllm.geometry import positive_int, read_config, text_config
 
@@ -132,6 +132,8 @@ class _Preparation:
         with _disk(self._folder):
             write_atomically(self._folder / COMPLETE, json.dumps(state, indent=1))
             (self._folder / _PROGRESS).unlink()
+            for name in (_PROGRESS, COMPLETE):
+                remove_unfinished(self._folder / name)
 
     def _take(self, kind: Kind) -> None:
         source = self._mixture.source_for(kind)
