@@ -62,11 +62,14 @@ class Geometry:
         rope = rope_parameters(text)
         head_size, rotary_dim = _head_and_rotary_dim(text, rope)
         max_positions = positive_int(text, "max_position_embeddings")
+        trained_window = _trained_window(text, rope, max_positions)
+        if trained_window < 2:  # ratios of its logarithm are what ropes are made of
+            raise CheckpointError(f"Expected a trained window of at least two tokens, found {trained_window}.")
         return cls(
             head_size=head_size,
             rotary_dim=rotary_dim,
             base=positive_number("rope_theta", rope, text, default=DEFAULT_BASE, above=1.0),
-            trained_window=_trained_window(text, rope, max_positions),
+            trained_window=trained_window,
             max_positions=max_positions,
             rope_type=rope_type(rope),
             rope={name: value for name, value in rope.items() if name not in _SHARED and value is not None},
