@@ -12,11 +12,12 @@ from typing import Any
 
 from fastapi import Request
 
+from longrope_vllm.errors import UnsupportedError
 from longrope_vllm.server.asgi import App, Receive, Scope, Send
 from longrope_vllm.server.owner import ANONYMOUS, owner_of
 
 STORES = ("response_store", "msg_store", "event_store", "background_tasks")
-"""Dictionaries of vLLM's handler of responses by the id of a response, as in vLLM 0.27 to 0.33."""
+"""Dictionaries of vLLM's handler of responses by the id of a response, as in vLLM 0.32."""
 
 _owner: ContextVar[str] = ContextVar("longrope_owner", default=ANONYMOUS)
 
@@ -42,6 +43,10 @@ class OwnersOnly(MutableMapping[str, Any]):
     def __len__(self) -> int:
         return sum(1 for _ in self)
 
+    def total(self) -> int:
+        """How many there are of all owners together."""
+        return len(self._of_all)
+
 
 class TellOwner:
     """ASGI middleware by which the stores know whose request is served."""
@@ -58,10 +63,23 @@ class TellOwner:
 
 
 def install(state: Any, *, keyed: bool) -> None:
-    """Exchange the stores of this server's handler of responses, if it has one."""
+    """Exchange the stores of this server's handler of responses, if it has one.
+
+    Raises ``UnsupportedError`` where responses are to be stored and this vLLM has other stores.
+    """
     state.longrope_keyed = keyed
     serving = getattr(state, "openai_serving_responses", None)
-    for name in STORES if serving is not None else ():
-        if getattr(serving, name):
-            raise RuntimeError(f"Expected vLLM's {name} to be empty at the start, found responses in it.")
+    known = [name for name in STORES if hasattr(serving, name)]
+    if len(known) < len(STORES) and getattr(serving, "enable_store", False):
+        raise UnsupportedError(
+            f"Expected {', '.join(STORES)} where vLLM stores responses, found {', '.join(known) or 'none of them'}: "
+            "unset VLLM_ENABLE_RESPONSES_API_STORE, or take vLLM 0.32."
+        )
+    for name in known:
         setattr(serving, name, OwnersOnly())
+
+
+def in_background(state: Any) -> int:
+    """Responses that are made in the background now, of all owners together."""
+    tasks = getattr(getattr(state, "openai_serving_responses", None), "background_tasks", None)
+    return tasks.total() if isinstance(tasks, OwnersOnly) else len(tasks or ())

@@ -19,6 +19,7 @@ from longrope_vllm.server.engine_processes import EngineProcesses
 from longrope_vllm.server.in_flight import InFlight, TrackInFlight
 from longrope_vllm.server.launch import FAILURE
 from longrope_vllm.server.progress_limit import ATTRIBUTE, LIMIT
+from longrope_vllm.server.stored_responses import in_background
 
 INTERVAL = 1.0
 """Seconds between two looks at the engine."""
@@ -95,9 +96,9 @@ class Supervision:
 
     def _unfinished(self) -> int:
         """Requests in the engine and responses in the background, which may be between two of them."""
-        engine, responses = self._engine, getattr(self._state, "openai_serving_responses", None)
+        engine = self._engine
         in_engine = 0 if engine is None else engine.output_processor.get_num_unfinished_requests()
-        return int(in_engine + len(getattr(responses, "background_tasks", ())))
+        return int(in_engine + in_background(self._state))
 
     def _stop(self) -> None:
         """End the HTTP server, by which vLLM then ends the engine: at once, as it has nothing left to do."""

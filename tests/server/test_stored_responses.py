@@ -1,18 +1,23 @@
 """Stored responses on vLLM's own handler: what one key keeps, another one cannot read, continue, cancel or replace."""
 
 import asyncio
+from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
 from engineless import Engineless, engineless
 
+from longrope_vllm.errors import UnsupportedError
 from longrope_vllm.server.doors.key_editing import add_key, rotate_key
 from longrope_vllm.server.doors.keys_file import Limits
 from longrope_vllm.server.doors.settings import DoorSettings
-from longrope_vllm.server.stored_responses import STORES, OwnersOnly
+from longrope_vllm.server.in_flight import InFlight
+from longrope_vllm.server.stored_responses import STORES, OwnersOnly, install
+from longrope_vllm.server.supervision import Supervision
 from tiny_models import byte_tokenizer, tiny_llama
 
 
@@ -82,7 +87,7 @@ def test_an_owner_with_another_key_still_finds_it(server: Engineless, keys_file:
 
 
 def test_what_runs_in_the_background_is_cancelled_by_its_owner_alone(server: Engineless, keys: dict[str, str]) -> None:
-    async def run() -> tuple[str, list[int], str]:
+    async def run() -> tuple[str, list[int], str, int]:
         server.engine.held = asyncio.Event()
         try:
             name = (await asked(server, keys["alice"], "POST", background=True)).json()["id"]
@@ -91,16 +96,19 @@ def test_what_runs_in_the_background_is_cancelled_by_its_owner_alone(server: Eng
                 for method, path in (("GET", f"/{name}?stream=true"), ("POST", f"/{name}/cancel"))
             ]
             before = (await asked(server, keys["alice"], "GET", f"/{name}")).json()["status"]
+            unfinished = supervision._unfinished()  # of nobody's context: a drain waits for all owners
             after = (await asked(server, keys["alice"], "POST", f"/{name}/cancel")).json()["status"]
         finally:
             server.engine.held = None
-        return before, others, after
+        return before, others, after, unfinished
 
-    before, others, after = server.runner.run(run())
+    supervision = Supervision(in_flight=InFlight(), engine=None, state=server.app.state, args=Namespace())
+    before, others, after, unfinished = server.runner.run(run())
+    assert unfinished == 1
     assert before in ("queued", "in_progress")
     assert others == [404, 404]
     assert after == "cancelled"
-    assert len(server.app.state.openai_serving_responses.background_tasks._of_all) == 0
+    assert supervision._unfinished() == 0
 
 
 def test_what_was_made_in_the_background_is_kept_for_its_owner(server: Engineless, keys: dict[str, str]) -> None:
@@ -114,3 +122,14 @@ def test_what_was_made_in_the_background_is_kept_for_its_owner(server: Engineles
         return response
 
     assert server.runner.run(run())["status"] == "completed"
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_other_stores_than_those_known_are_refused_where_responses_are_stored(enabled: bool) -> None:
+    state = SimpleNamespace(openai_serving_responses=SimpleNamespace(enable_store=enabled, response_store={}))
+    if enabled:
+        with pytest.raises(UnsupportedError, match="unset VLLM_ENABLE_RESPONSES_API_STORE"):
+            install(state, keyed=True)
+    else:
+        install(state, keyed=True)
+        assert isinstance(state.openai_serving_responses.response_store, OwnersOnly)
