@@ -27,7 +27,7 @@ def run(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
     asked = parser.parse_args(arguments)
     chosen = ChosenFactors.from_arguments(asked)
     if asked.undo == (chosen != ChosenFactors()):
-        raise LongRopeError("Expected either --factors FILE, --tiers METHODS or --undo, found two or none.")
+        raise LongRopeError("Expected one of --factors, --preset, --tiers and --undo, found two or none.")
     if asked.undo:
         print(f"Restored {undo_rope(asked.model)}.")
         return 0

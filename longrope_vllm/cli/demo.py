@@ -17,7 +17,7 @@ from longrope_vllm.demo.answers import Answer, ask_all
 from longrope_vllm.demo.document import ANSWER, SHORT_QUESTIONS, long_question
 from longrope_vllm.demo.model import NAME, demo_model
 from longrope_vllm.lengths import format_length
-from longrope_vllm.presets import load_preset, preset_path
+from longrope_vllm.presets import load_preset
 from longrope_vllm.server.running import running
 
 _COMMON = (
@@ -48,7 +48,7 @@ def run(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
         console,
         "longrope serve",
         "longrope_vllm.cli.main",
-        ["serve", str(model), "--factors", preset_path(NAME), "--no-files", *_COMMON],
+        ["serve", str(model), "--preset", NAME, "--no-files", *_COMMON],
         _ENVIRONMENT,
         questions,
         logs / "longrope.log",

@@ -29,6 +29,7 @@ from longrope_vllm.evaluation.request import TASKS, Request
 from longrope_vllm.evaluation.run import Told, do_all, pending
 from longrope_vllm.evaluation.work import Work
 from longrope_vllm.lengths import format_length, parse_length, parse_lengths
+from longrope_vllm.presets import preset_path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--methods", metavar="NAMES", type=_names, help="none, checkpoint, pi, ntk, dynamic-ntk, yarn, ..."
     )
     compared.add_argument("--factors", metavar="[LABEL=]FILE", nargs="+", action="extend", help="factors.json")
+    compared.add_argument("--preset", metavar="NAME", nargs="+", action="extend", help="factors of this package")
     compared.add_argument("--tiers", metavar="[LABEL=]SPEC", nargs="+", action="extend", help="as longrope serve")
     compared.add_argument(
         "--long-for-all", action="store_true", help="each also with its longest tier for every length, as stock engines"
@@ -130,6 +132,8 @@ def command_line(arguments: Sequence[str]) -> str:
 
 def _request(asked: argparse.Namespace) -> Request:
     given = {"api_key": os.environ.get("OPENAI_API_KEY"), **vars(asked)}
+    if presets := given.pop("preset", None):
+        given["factors"] = [*given.get("factors", ()), *(f"{name}={preset_path(name)}" for name in presets)]
     frozen: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in given.items()}
     return Request(**frozen)
 

@@ -1,10 +1,10 @@
 """Start an OpenAI-compatible server in which every request gets the rope of its own length.
 
-    longrope serve MODEL [--factors FILE | --tiers 32k:yarn,128k:yarn] [any option of vLLM's server]
+    longrope serve MODEL [--factors FILE | --preset NAME | --tiers 32k:yarn,128k:yarn] [any option of vLLM's server]
 
-MODEL is a checkpoint directory or a model name. With --factors or --tiers the checkpoint is served with those tiers, in
+MODEL is a checkpoint directory or a model name. With one of these three the checkpoint is served with those tiers, in
 front of them its own rope if they start above its length, and stays as it is on disk; a checkpoint that has a longrope
-block needs neither. Documents are uploaded to /v1/files and asked about by their id. SIGTERM ends the server when its
+block needs none. Documents are uploaded to /v1/files and asked about by their id. SIGTERM ends the server when its
 requests are answered, at most --shutdown-timeout seconds later. Exit status 1: the engine failed, start again.
 """
 
@@ -23,7 +23,7 @@ from longrope_vllm.tier_table import ANGLES
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``longrope serve``; the rest go to vLLM."""
     parser.allow_abbrev = False
-    parser.usage = "longrope serve MODEL [--factors FILE | --tiers LENGTH:METHOD,...] [any option of vLLM's server]"
+    parser.usage = "longrope serve MODEL [--factors FILE | --preset NAME | --tiers LENGTH:METHOD,...] [any option of vLLM's server]"
     add_factor_options(parser)
     parser.add_argument(
         "--tier-policy",

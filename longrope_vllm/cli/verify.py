@@ -24,7 +24,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
-from longrope_vllm.chosen_factors import add_factor_options
+from longrope_vllm.chosen_factors import ChosenFactors, add_factor_options
 from longrope_vllm.errors import LongRopeError
 from longrope_vllm.lengths import parse_length
 from longrope_vllm.verification.extents import ROOM
@@ -195,8 +195,8 @@ def _figure(value: float | None, form: str) -> str:
 
 
 def _tier_options(asked: argparse.Namespace) -> tuple[str, ...]:
-    given = {"--factors": asked.factors, "--tiers": asked.tiers, "--tier-policy": asked.tier_policy}
-    return tuple(part for name, value in given.items() if value is not None for part in (name, value))
+    policy = () if asked.tier_policy is None else ("--tier-policy", asked.tier_policy)
+    return (*ChosenFactors.from_arguments(asked).as_options(), *policy)
 
 
 def _refuse_server_options(asked: argparse.Namespace, options: Sequence[str]) -> None:

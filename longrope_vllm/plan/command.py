@@ -1,6 +1,6 @@
 """``longrope plan MODEL``: what a server of a model needs and reaches on given GPUs, before there is one.
 
-    longrope plan MODEL --context 1M --gpus 8xH100-80 [--factors FILE | --tiers SPEC]
+    longrope plan MODEL --context 1M --gpus 8xH100-80 [--factors FILE | --preset NAME | --tiers SPEC]
     longrope plan MODEL --context 16k --cpu
     longrope plan MODEL --context 2M --gpus 2x8xH100-80 --kv-cache-dtype fp8 --helm-values > values.yaml
 
@@ -40,8 +40,8 @@ def run(prog: str, arguments: Sequence[str]) -> int:
     asked = _parser(prog).parse_args(arguments)
     folder, config = read_model(asked.model)
     model = ServedModel.of(config, folder, dtype=asked.dtype)
-    factors = ChosenFactors.from_arguments(asked).for_config(config) or model.factors
-    named = _named(asked)
+    chosen = ChosenFactors.from_arguments(asked)
+    factors, named = chosen.for_config(config) or model.factors, chosen.as_options()
     context = parse_length(asked.context) if asked.context else (factors.max_length if factors else model.reach)
     if named and factors is not None and factors.max_length < context:
         raise PlanError(
@@ -86,13 +86,6 @@ def _plan_cpu(
 def _printed(text: str, *, fits: bool) -> int:
     Console(highlight=False).print(text, markup=False, soft_wrap=True)
     return 0 if fits else DOES_NOT_FIT
-
-
-def _named(asked: argparse.Namespace) -> tuple[str, ...]:
-    """The options of ``longrope serve`` that name the same factors."""
-    if asked.factors is not None:
-        return ("--factors", asked.factors)
-    return () if asked.tiers is None else ("--tiers", asked.tiers)
 
 
 def _parser(prog: str) -> argparse.ArgumentParser:

@@ -18,9 +18,9 @@ _GIB = 1 << 30
 def helm_values(model: str, plan: ServingPlan, chosen: Sequence[str] = ()) -> str:
     """YAML of ``values``, with a line on top that says where it comes from."""
     context, gpus = plan.gpu.batch.context, plan.wish.cluster.title
-    head = f"# longrope plan {model} --context {context} --gpus {gpus} --helm-values\n"
+    command = ["longrope", "plan", model, "--context", str(context), "--gpus", gpus, *chosen, "--helm-values"]
     text: str = yaml.safe_dump(values(model, plan, chosen), sort_keys=False, width=120)
-    return head + text
+    return f"# {' '.join(command)}\n{text}"
 
 
 def values(model: str, plan: ServingPlan, chosen: Sequence[str] = ()) -> dict[str, Any]:

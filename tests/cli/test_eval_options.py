@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from longrope_vllm.cli.eval import add_arguments
+from longrope_vllm.cli.eval import _request, add_arguments
 from longrope_vllm.evaluation.request import Request
+from longrope_vllm.presets import preset_path
 
 
 @pytest.fixture
@@ -18,7 +19,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def test_every_field_of_a_request_is_an_option(parser: argparse.ArgumentParser) -> None:
-    options = {action.dest for action in parser._actions} - {"help"}
+    options = {action.dest for action in parser._actions} - {"help", "preset"}  # a preset is a file of factors
     assert options == {field.name for field in fields(Request)}
 
 
@@ -43,3 +44,9 @@ def test_words_between_commas_are_taken_once_and_lengths_in_their_order(parser: 
 def test_files_and_tiers_are_gathered_from_all_their_options(parser: argparse.ArgumentParser) -> None:
     asked = parser.parse_args(["m", "--out", "x", "--factors", "a", "b=c", "--factors", "d", "--tiers", "1k:pi"])
     assert (asked.factors, asked.tiers) == (["a", "b=c", "d"], ["1k:pi"])
+
+
+def test_presets_are_factors_by_their_names(parser: argparse.ArgumentParser) -> None:
+    name = "smollm2-135m-instruct"
+    asked = parser.parse_args(["m", "--out", "x", "--factors", "mine.json", "--preset", name])
+    assert _request(asked).factors == ("mine.json", f"{name}={preset_path(name)}")

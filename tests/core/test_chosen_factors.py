@@ -1,4 +1,4 @@
-"""``--factors`` and ``--tiers``, as every command takes them."""
+"""``--factors``, ``--preset`` and ``--tiers``, as every command takes them."""
 
 import argparse
 from pathlib import Path
@@ -9,8 +9,10 @@ import pytest
 from longrope_vllm import Factors, Geometry, write_factors
 from longrope_vllm.chosen_factors import ChosenFactors, add_factor_options, parse_tiers
 from longrope_vllm.errors import FactorsError, LongRopeError
+from longrope_vllm.presets import load_preset
 from longrope_vllm.rope_block import TIERS_KEY, portable_fields
 
+PRESET = "smollm2-135m-instruct"
 CONFIG: dict[str, Any] = {
     "hidden_size": 64,
     "num_attention_heads": 4,
@@ -40,9 +42,28 @@ def test_a_file_is_read(tmp_path: Path) -> None:
     assert chosen("--factors", str(tmp_path / "factors.json")).for_config(CONFIG) == factors
 
 
-def test_both_at_once_are_refused() -> None:
-    with pytest.raises(FactorsError, match="found both"):
-        chosen("--factors", "file", "--tiers", "8k:yarn")
+def test_a_preset_is_read_from_the_package() -> None:
+    assert chosen("--preset", PRESET).for_config(CONFIG) == load_preset(PRESET)
+    with pytest.raises(FactorsError, match=f"Expected a preset out of .*{PRESET}.*, found 'nothing'"):
+        chosen("--preset", "nothing").for_config(CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (("--factors", "file", "--tiers", "8k:yarn"), "--factors and --tiers"),
+        (("--preset", PRESET, "--tiers", "8k:yarn"), "--preset and --tiers"),
+        (("--preset", PRESET, "--factors", "file"), "--factors and --preset"),
+    ],
+)
+def test_several_at_once_are_refused(options: tuple[str, ...], named: str) -> None:
+    with pytest.raises(FactorsError, match=f"Expected one of --factors, --preset and --tiers, found {named}"):
+        chosen(*options)
+
+
+def test_what_was_chosen_can_be_said_again() -> None:
+    for options in ((), ("--factors", "file"), ("--preset", PRESET), ("--tiers", "8k:yarn")):
+        assert chosen(*options).as_options() == options
 
 
 @pytest.mark.parametrize("text", ["", "8k", "8k:", ":yarn", "8k:yarn,", "8k yarn"])

@@ -6,12 +6,19 @@ import pytest
 
 from longrope_vllm import Factors, Geometry
 from longrope_vllm.errors import FactorsError
-from longrope_vllm.presets import load_preset, preset_path
+from longrope_vllm.presets import load_preset, preset_names, preset_path
 
 SMOLLM2 = Geometry(
     head_size=64, rotary_dim=64, base=100_000.0, trained_window=8_192, max_positions=8_192, rope_type="default"
 )
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_every_preset_says_where_it_comes_from(name: str) -> None:
+    preset = load_preset(name)
+    assert preset.max_length > preset.trained_window
+    assert preset.origin.method and preset.origin.model and preset.origin.command and preset.origin.measurements
 
 
 def test_the_smollm2_preset_is_the_best_measured_baseline_and_no_other() -> None:
