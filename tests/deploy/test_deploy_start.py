@@ -1,9 +1,8 @@
 """The commands of compose and systemd start real servers on the CPU, with keys, and end as their units expect.
 
-Only the paths, the model and what is planned for it are others. Two engines: run every night, by LONGROPE_NIGHTLY=1.
+Only the paths, the model and what is planned for it are others.
 """
 
-import os
 import shlex
 import signal
 import subprocess
@@ -18,10 +17,7 @@ from longrope_vllm.server.running import RunningServer, running
 from smoke_run import smoke
 from tiny_models import LONG, byte_tokenizer, tiny_llama
 
-pytestmark = [
-    pytest.mark.vllm,
-    pytest.mark.skipif("LONGROPE_NIGHTLY" not in os.environ, reason="two engines: LONGROPE_NIGHTLY=1 runs it"),
-]
+pytestmark = pytest.mark.vllm
 
 PLANNED = ["--tiers=1k:yarn", f"--max-model-len={LONG}", "--enforce-eager", "--dtype=float32", "--shutdown-timeout=60"]
 
