@@ -1,5 +1,6 @@
 """A plan as values of a Helm chart: all that depends on the model, its context and the GPUs, nothing else."""
 
+import shlex
 from collections.abc import Sequence
 from math import ceil
 from typing import Any
@@ -20,7 +21,7 @@ def helm_values(model: str, plan: ServingPlan, chosen: Sequence[str] = ()) -> st
     context, gpus = plan.gpu.batch.context, plan.wish.cluster.title
     command = ["longrope", "plan", model, "--context", str(context), "--gpus", gpus, *chosen, "--helm-values"]
     text: str = yaml.safe_dump(values(model, plan, chosen), sort_keys=False, width=120)
-    return f"# {' '.join(command)}\n{text}"
+    return f"# {shlex.join(command)}\n{text}"
 
 
 def values(model: str, plan: ServingPlan, chosen: Sequence[str] = ()) -> dict[str, Any]:
