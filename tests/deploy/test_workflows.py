@@ -32,8 +32,16 @@ def test_workflows_agree_on_the_commit_of_an_action() -> None:
 
 
 def test_a_release_builds_every_image_with_sbom_provenance_and_attestation() -> None:
-    files = {path.name.partition(".")[0] for path in (ROOT / "docker").glob("*.Dockerfile")}
-    assert set(re.findall(r"- file: (\w+)", RELEASE)) == files
+    (built,) = re.findall(r"image: \[(.+)\]", RELEASE)
+    assert set(built.split(", ")) == {path.name.partition(".")[0] for path in (ROOT / "docker").glob("*.Dockerfile")}
+    assert 'echo "name=ghcr.io/${GITHUB_REPOSITORY,,}/$IMAGE"' in RELEASE
     assert "sbom: true" in RELEASE
     assert "provenance: mode=max" in RELEASE
     assert RELEASE.count("actions/attest-build-provenance@") == 2
+
+
+def test_what_is_deployed_are_images_of_a_release() -> None:
+    (built,) = re.findall(r"image: \[(.+)\]", RELEASE)
+    texts = [path.read_text() for path in (ROOT / "deploy").rglob("*.yaml")]
+    named = {name for text in texts for name in re.findall(r"(?:image:|repository:|name:) longrope-vllm/(\w+)", text)}
+    assert named == set(built.split(", "))
