@@ -23,7 +23,8 @@ from longrope_vllm.tier_table import ANGLES
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``longrope serve``; the rest go to vLLM."""
     parser.allow_abbrev = False
-    parser.usage = "longrope serve MODEL [--factors FILE | --preset NAME | --tiers LENGTH:METHOD,...] [any option of vLLM's server]"
+    chosen = "--factors FILE | --preset NAME | --tiers LENGTH:METHOD,..."
+    parser.usage = f"longrope serve MODEL [{chosen}] [any option of vLLM's server]"
     add_factor_options(parser)
     parser.add_argument(
         "--tier-policy",

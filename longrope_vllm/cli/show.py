@@ -1,6 +1,7 @@
 """Show the rope of a checkpoint: geometry, tiers in force, wavelengths, findings and a plot of the factors.
 
-The tiers come from --factors, --preset or --tiers, else from the checkpoint's own longrope block, else they are its own rope.
+The tiers come from --factors, --preset or --tiers, else from the checkpoint's own longrope block, else they are its own
+rope.
 """
 
 import argparse

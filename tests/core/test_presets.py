@@ -18,7 +18,8 @@ RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 def test_every_preset_says_where_it_comes_from(name: str) -> None:
     preset = load_preset(name)
     assert preset.max_length > preset.trained_window
-    assert preset.origin.method and preset.origin.model and preset.origin.command and preset.origin.measurements
+    origin = preset.origin
+    assert all((origin.method, origin.model, origin.command, origin.measurements))
 
 
 def test_the_smollm2_preset_is_the_best_measured_baseline_and_no_other() -> None:

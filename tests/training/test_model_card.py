@@ -24,7 +24,8 @@ def folder_of(path: Path, name: str, text: str | None) -> Path:
 def test_the_last_evaluation_stands_below_what_the_card_said_before(tmp_path: Path) -> None:
     model = folder_of(tmp_path / "model", "README.md", CARD)
     for number in (1, 2):
-        assert put(model, folder_of(tmp_path / f"results{number}", "report.md", f"# Results {number}\n\n## Table\n")) == 0
+        report = f"# Results {number}\n\n## Table\n"
+        assert put(model, folder_of(tmp_path / f"results{number}", "report.md", report)) == 0
     assert (model / "README.md").read_text() == CARD.replace("Not evaluated yet.", "## Results 2\n\n### Table")
 
 
