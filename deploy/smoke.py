@@ -51,15 +51,13 @@ def run(server: Server, asked: argparse.Namespace) -> bool:
     ]
     if not all(passed(name, check) for name, check in first):
         return False
-    past_first = (
-        min(server.lengths[0] + checks.PAST, server.limit - GENERATED) if server.has_tiers else server.limit // 2
-    )
-    tokens = asked.long or past_first
+    past_first = server.lengths[0] + checks.PAST if server.has_tiers else server.limit // 2
+    tokens = min(asked.long or past_first, server.limit - GENERATED)
     # New ones each time: nothing of them lies in the prefix cache.
     prompt = random.Random(time.time_ns()).choices(WORDS, k=max([checks.SHORT, tokens, *server.lengths[:1]]))
     then: list[tuple[str, Callable[[], str]]] = [
         ("short", lambda: checks.short(server, prompt)),
-        ("long", lambda: checks.long(server, prompt[:tokens])),
+        ("long", lambda: checks.long(server, prompt[:tokens], asked.long)),
     ]
     if server.has_tiers:
         then.append(("crossing", lambda: checks.crossing(server, prompt)))
@@ -88,7 +86,11 @@ def main() -> int:
     parser.add_argument("--model", default="", help="the served name (default: the first of /v1/models)")
     parser.add_argument("--expect-tiers", type=int, default=2, metavar="N", help="fewer is a failure (default: 2)")
     parser.add_argument(
-        "--long", type=length, metavar="LENGTH", help="tokens of the long prompt (default: just past tier 0)"
+        "--long",
+        type=length,
+        default=0,
+        metavar="LENGTH",
+        help="tokens of the long prompt; of the longest one, with room for an answer (default: just past tier 0)",
     )
     parser.add_argument("--wait", type=float, default=0, metavar="SECONDS", help="for /health, at most (default: 0)")
     parser.add_argument("--timeout", type=float, default=900, metavar="SECONDS", help="of silence (default: 900)")

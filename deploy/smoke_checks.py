@@ -73,8 +73,10 @@ def short(server: Server, prompt: list[int]) -> str:
     return f"{verdict(server, document, (0,), crossings=0)}, {time.monotonic() - started:.1f} s"
 
 
-def long(server: Server, prompt: list[int]) -> str:
-    """A long request, as a stream, is served by the tier of its length."""
+def long(server: Server, prompt: list[int], asked: int) -> str:
+    """A long request, as a stream, is served by the tier of its length; ``asked`` is that of --long, or 0."""
+    if asked > server.limit:
+        raise CheckError(f"Expected --long of at most {server.limit:,} tokens, which are served here, found {asked:,}.")
     started = time.monotonic()
     body = server.completion(prompt, stream=True, stream_options={"include_usage": True})
     with server.open("/v1/completions", body) as answer:

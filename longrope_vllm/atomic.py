@@ -2,23 +2,28 @@
 
 import os
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 
 def write_atomically(path: Path, content: str | bytes, *, mode: int = 0o644) -> None:
     """Replace ``path`` by ``content`` (text as UTF-8); the bytes are on disk before the name points at them.
 
-    Keeps the mode of a file that is replaced; a new one gets ``mode``. Raises ``OSError`` and leaves no temporary file
+    Keeps the mode of a file that is replaced, and its owner and group as far as that is allowed: root may write what
+    somebody else reads. A new one gets ``mode``. Raises ``OSError`` and leaves no temporary file
     behind when the disk is full or the folder is read-only.
     """
     data = content.encode() if isinstance(content, str) else content
-    mode = path.stat().st_mode & 0o777 if path.exists() else mode
+    before = path.stat() if path.exists() else None
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()
-            os.fchmod(file.fileno(), mode)
+            if before is not None:
+                with suppress(PermissionError):
+                    os.fchown(file.fileno(), before.st_uid, before.st_gid)
+            os.fchmod(file.fileno(), mode if before is None else before.st_mode & 0o777)
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:

@@ -4,8 +4,8 @@
 
 (`make airgap`, with DEVICE, IMAGE and ARCHIVE.) Runs on a machine with a network, of the same processor and Python as
 the target if wheels are to be gathered. Output: a folder with ``wheels/``, ``requirements.txt`` (each wheel by its
-SHA-256), ``image.tar`` of `docker save`, ``deploy/``, ``INSTALL.md`` and ``SHA256SUMS`` over all of them. Standard
-library only.
+SHA-256), ``image.tar`` of `docker save`, ``deploy/``, ``docs/``, ``INSTALL.md`` and ``SHA256SUMS`` over all of them.
+Standard library only.
 """
 
 import argparse
@@ -29,20 +29,32 @@ First: `sha256sum --check SHA256SUMS` in this folder. Every line must say OK. Th
     docker load --input image.tar                 # prints IMAGE; podman load does the same
     docker tag IMAGE REGISTRY/longrope-vllm/serve:{version}
     docker push REGISTRY/longrope-vllm/serve:{version}
-    helm install longrope deploy/chart --values deploy/overlays/air-gapped/values.yaml --set image.registry=REGISTRY
+
+`docs/deploy.md`, under Kubernetes, makes the namespace, the Secret with keys and `plan.yaml`; the planner is among the
+wheels and needs no GPU. With the claim `models` of a volume that holds NAME, `yours.yaml` is:
+
+    image: {{registry: REGISTRY}}
+    model: /models/NAME
+    modelVolume: {{persistentVolumeClaim: {{claimName: models, readOnly: true}}}}
+    keys: {{secret: longrope-keys}}
+    files: {{enabled: false}}
+
+    helm install longrope deploy/chart --namespace longrope --values plan.yaml --values yours.yaml
+
+`nginx.enabled=true` needs the image nginxinc/nginx-unprivileged as well, which is not in here.
 
 ## On one machine with Docker
 
     docker load --input image.tar
     docker run --gpus all --shm-size 16g -p 8000:8000 -v /MODELS:/models:ro -e HF_HUB_OFFLINE=1 \\
-        IMAGE serve /models/NAME
+        IMAGE serve /models/NAME --tiers 128k:yarn
 
 ## On one machine with Python {python}
 
     python3 -m venv longrope
     longrope/bin/pip install --no-index --find-links wheels --no-deps --require-hashes --requirement requirements.txt
     longrope/bin/longrope doctor
-    HF_HUB_OFFLINE=1 longrope/bin/longrope serve /MODELS/NAME
+    HF_HUB_OFFLINE=1 longrope/bin/longrope serve /MODELS/NAME --tiers 128k:yarn
 
 ## Then, from any machine
 
@@ -72,7 +84,8 @@ def main() -> None:
         run("docker", "save", "--output", str(asked.out / "image.tar"), tag)
     elif asked.archive:
         shutil.copyfile(asked.archive, asked.out / "image.tar")
-    shutil.copytree(ROOT / "deploy", asked.out / "deploy", ignore=shutil.ignore_patterns("__pycache__"))
+    for folder in ("deploy", "docs"):
+        shutil.copytree(ROOT / folder, asked.out / folder, ignore=shutil.ignore_patterns("__pycache__", ".env", "keys"))
     (asked.out / "INSTALL.md").write_text(instructions())
     (asked.out / "SHA256SUMS").write_text(checksums(asked.out))
     sys.stdout.write(f"airgap: {asked.out}\n")

@@ -41,4 +41,4 @@ def command_of_unit() -> list[str]:
     words = [word for line in unit()["Environment"] for word in shlex.split(line)]
     known = dict(word.split("=", 1) for word in words)
     (command,) = unit()["ExecStart"]
-    return shlex.split(re.sub(r"\$(\w+)", lambda found: known[found[1]], command))
+    return shlex.split(re.sub(r"\$\{?(\w+)\}?", lambda found: known[found[1]], command))

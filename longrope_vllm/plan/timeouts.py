@@ -36,7 +36,7 @@ class TimeOuts:
     startup: int
     """Until the server must have answered once; also ``VLLM_ENGINE_READY_TIMEOUT_S``."""
     progress_deadline: int
-    """Of a Kubernetes Deployment."""
+    """Of a Kubernetes Deployment: a server that is replaced drains first, then its successor starts on its GPUs."""
     liveness: int
     """A server may be silent for so long: first shapes are compiled for up to a minute."""
     step: int
@@ -53,17 +53,18 @@ class TimeOuts:
         startup = _minutes(WARMING + weights_of_a_node / LOADING)
         client = UNKNOWN if time is None else max(600, _minutes(time.worst + _request(time)))
         shutdown = UNKNOWN if time is None else _minutes(_request(time))
+        grace = PRE_STOP + shutdown + 45
         return cls(
             client=client,
             proxy_read=client + 60,
             proxy_send=600,
             startup=startup,
-            progress_deadline=startup + 300,
+            progress_deadline=grace + startup + 300,
             liveness=300,
             step=300 if time is None else max(300, _minutes(3 * time.longest_step)),
             shutdown=shutdown,
             pre_stop=PRE_STOP,
-            grace=PRE_STOP + shutdown + 45,
+            grace=grace,
         )
 
 

@@ -25,7 +25,7 @@ FIRST_TOKEN_SECONDS = Histogram(
     "longrope_time_to_first_token_seconds",
     "From arrival to the first token; requests of a million tokens take minutes.",
     ["tier"],
-    buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600),
+    buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 14400),
 )
 
 

@@ -34,6 +34,17 @@ def test_the_mode_of_a_replaced_file_is_kept(tmp_path: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a file away")
+def test_root_leaves_a_file_to_those_it_belonged_to(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+    os.chown(path, 1234, 2345)
+    path.chmod(0o640)
+    write_atomically(path, "new")
+    found = path.stat()
+    assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (1234, 2345, 0o640)
+
+
 def test_a_link_is_replaced_and_its_target_left_alone(tmp_path: Path) -> None:
     """Downloaded checkpoints are folders of links into a shared store, which must not change."""
     (tmp_path / "store").write_text("shared")

@@ -3,13 +3,17 @@
 import importlib.util
 import subprocess
 import sys
+import textwrap
 import zipfile
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+import yaml
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "airgap.py"
+from manifests import ROOT, template
+
+SCRIPT = ROOT / "scripts" / "airgap.py"
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +72,8 @@ def test_a_bundle_can_be_checked_and_is_never_written_over_another(tmp_path: Pat
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     assert (out / "image.tar").read_bytes() == b"layers"
     assert (out / "deploy" / "smoke_server.py").exists()
+    proxy = yaml.safe_load((out / "deploy" / "compose" / "compose.yaml").read_text())["configs"]["nginx"]["file"]
+    assert (out / "deploy" / "compose" / proxy).resolve().read_text() == (ROOT / "docs" / "nginx.conf").read_text()
     checked = subprocess.run(
         ["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=out, capture_output=True, check=True
     )
@@ -82,5 +88,14 @@ def test_a_bundle_can_be_checked_and_is_never_written_over_another(tmp_path: Pat
 def test_the_instructions_name_what_the_bundle_holds(airgap: ModuleType) -> None:
     text = airgap.instructions()
     assert f"longrope-vllm/serve:{airgap.version()}" in text
-    for part in ("image.tar", "requirements.txt", "SHA256SUMS", "deploy/smoke.py", "deploy/chart", "wheels"):
+    for part in ("image.tar", "requirements.txt", "SHA256SUMS", "deploy/smoke.py", "deploy/chart", "docs/deploy.md"):
         assert part in text
+
+
+def test_the_values_in_the_instructions_are_rendered(airgap: ModuleType, tmp_path: Path) -> None:
+    """Behind those of a plan: the chart's own are one."""
+    lines = airgap.instructions().partition("`yours.yaml` is:\n\n")[2].partition("\n\n")[0]
+    (tmp_path / "yours.yaml").write_text(textwrap.dedent(lines))
+    rendered = template("--values", str(tmp_path / "yours.yaml"))
+    assert rendered.returncode == 0, rendered.stderr
+    assert f"image: REGISTRY/longrope-vllm/serve:{airgap.version()}" in rendered.stdout

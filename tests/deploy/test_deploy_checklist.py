@@ -1,6 +1,9 @@
 """What an operator of GPU nodes expects, asserted on the manifests of every overlay."""
 
 import re
+import socket
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -97,7 +100,8 @@ def test_a_start_may_take_half_an_hour_and_everybody_waits_for_it(overlay: str) 
     assert int(ready["value"]) >= seconds(server["startupProbe"])
     for deployment in of_kind("Deployment", manifests(overlay)):
         if deployment["metadata"]["name"] == "longrope":
-            assert deployment["spec"]["progressDeadlineSeconds"] > seconds(server["startupProbe"])
+            drained = leader(overlay)["spec"]["terminationGracePeriodSeconds"]  # on whose GPUs the new one waits
+            assert deployment["spec"]["progressDeadlineSeconds"] > drained + seconds(server["startupProbe"])
 
 
 @every_overlay
@@ -115,13 +119,28 @@ def test_readiness_is_what_falls_at_a_drain(overlay: str) -> None:
 @every_overlay
 def test_a_drain_is_never_cut_off(overlay: str) -> None:
     for pod in servers(manifests(overlay)):
-        told = server_options(pod)
-        drained = int(told["--shutdown-timeout"])
-        before = container(pod)["lifecycle"]["preStop"]["sleep"]["seconds"]
-        assert before >= 15
-        if "--headless" in told:  # a worker only waits, until its leader is done
-            assert before >= drained
-        assert pod["spec"]["terminationGracePeriodSeconds"] > max(before, 15 + drained)
+        drained = int(server_options(pod)["--shutdown-timeout"])
+        if "--headless" not in server_options(pod):
+            assert container(pod)["lifecycle"]["preStop"]["sleep"]["seconds"] >= 15
+        assert pod["spec"]["terminationGracePeriodSeconds"] > 15 + drained
+
+
+def test_a_worker_stays_until_its_leader_has_drained_and_no_longer() -> None:
+    """The hook itself, beside a leader that listens, and then does not."""
+    _, worker = servers(manifests("multi-node"))
+    (python, option, code) = container(worker)["lifecycle"]["preStop"]["exec"]["command"]
+    assert (python, option) == ("python3", "-c")
+    longest = int(re.findall(r"monotonic\(\) \+ (\d+)", code)[0])
+    assert 15 + int(server_options(worker)["--shutdown-timeout"]) <= longest
+    assert longest < worker["spec"]["terminationGracePeriodSeconds"]
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        here = code.replace("8000", str(listening.getsockname()[1]))
+        assert here != code
+        environment = {"LWS_LEADER_ADDRESS": "127.0.0.1"}
+        waiting = subprocess.Popen([sys.executable, option, here], env=environment)
+        with pytest.raises(subprocess.TimeoutExpired):
+            waiting.wait(5)
+    assert waiting.wait(10) == 0
 
 
 @every_overlay
@@ -186,8 +205,9 @@ def test_the_way_out_leads_to_the_hub_at_most_and_never_to_the_metadata_of_the_c
         if "ipBlock" in peer
     ]
     assert bool(blocks) == (overlay == "single-gpu")  # the others have their models on a volume
+    inside = {"10.0.0.0/8", "100.64.0.0/10", "169.254.0.0/16", "172.16.0.0/12", "192.168.0.0/16"}
     for block in blocks:
-        assert block["cidr"] != "0.0.0.0/0" or "169.254.0.0/16" in block["except"]
+        assert block["cidr"] != "0.0.0.0/0" or set(block["except"]) == inside
         assert block["cidr"] in ("0.0.0.0/0", "2000::/3")  # global addresses: fd00:ec2::254 is none
 
 
@@ -202,6 +222,8 @@ def test_behind_the_proxy_nobody_else_reaches_the_server() -> None:
     text = the("ConfigMap", found, "longrope-proxy")["data"]["nginx.conf"]
     assert "server longrope.longrope.svc:8000;" in text
     assert f"proxy_read_timeout {values('air-gapped')['proxy']['readTimeout']};" in text
+    grace = the("Deployment", found, "longrope-proxy")["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
+    assert grace > 15 + int(values("air-gapped")["proxy"]["readTimeout"].removesuffix("s"))
     for directive in ("proxy_buffering off;", "client_max_body_size 520m;", "return 404;"):
         assert directive in text
 
@@ -218,6 +240,7 @@ def test_servers_are_scaled_by_the_prompt_tokens_that_wait() -> None:
     (trigger,) = scaled["triggers"]
     assert trigger["metadata"]["query"].startswith("sum(longrope_queued_prompt_tokens{")
     assert int(trigger["metadata"]["threshold"]) == values("air-gapped")["keda"]["queuedPromptTokens"]
+    assert trigger["metadata"]["ignoreNullValues"] == "false"  # no metric is not an empty queue
     assert scaled["minReplicaCount"] >= 1
     down = scaled["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]["scaleDown"]
     assert down["stabilizationWindowSeconds"] >= int(server_options(leader("air-gapped"))["--shutdown-timeout"])

@@ -13,20 +13,26 @@ from prometheus_client import REGISTRY
 from longrope_vllm.plugin import metrics
 from manifests import DEPLOY, ROOT, checked, manifests, the, tool
 
-CASES = Path(__file__).with_name("alert_cases.yaml")
-ELSEWHERE = {"up", "kube_pod_container_status_restarts_total", "http_requests_total"}
+CASES = {
+    overlay: Path(__file__).with_name(name)
+    for overlay, name in (("single-gpu", "alert_cases.yaml"), ("multi-node", "group_alert_cases.yaml"))
+}
+ELSEWHERE = {
+    *("up", "http_requests_total"),
+    *("kube_pod_container_status_restarts_total", "kube_pod_start_time", "kube_pod_info"),
+}
 """Of Prometheus, kube-state-metrics, and the library by which vLLM counts HTTP requests."""
 
 
-def groups() -> list[Any]:
+def groups(overlay: str) -> list[Any]:
     """The groups of the chart's PrometheusRule."""
-    found: list[Any] = the("PrometheusRule", manifests("single-gpu"))["spec"]["groups"]
+    found: list[Any] = the("PrometheusRule", manifests(overlay))["spec"]["groups"]
     return found
 
 
 def alerts() -> dict[str, Any]:
     """Every alert by its name."""
-    return {rule["alert"]: rule for group in groups() for rule in group["rules"]}
+    return {rule["alert"]: rule for group in groups("single-gpu") for rule in group["rules"]}
 
 
 def panels() -> list[Any]:
@@ -66,15 +72,16 @@ def test_every_expression_is_promql(tmp_path: Path) -> None:
     assert f"{len(records)} rules found" in checked(tool("promtool"), "check", "rules", rules)
 
 
-def test_the_alerts_fire_when_they_should(tmp_path: Path) -> None:
-    (tmp_path / "rules.yaml").write_text(yaml.safe_dump({"groups": groups()}))
-    shutil.copy(CASES, tmp_path)
+@pytest.mark.parametrize("overlay", CASES)
+def test_the_alerts_fire_when_they_should(overlay: str, tmp_path: Path) -> None:
+    (tmp_path / "rules.yaml").write_text(yaml.safe_dump({"groups": groups(overlay)}))
+    shutil.copy(CASES[overlay], tmp_path)
     checked(tool("promtool"), "check", "rules", "--lint=all", "--lint-fatal", tmp_path / "rules.yaml")
-    checked(tool("promtool"), "test", "rules", tmp_path / CASES.name)
+    checked(tool("promtool"), "test", "rules", tmp_path / CASES[overlay].name)
 
 
 def test_every_alert_has_a_case_and_a_chapter() -> None:
-    cases, guide = CASES.read_text(), (ROOT / "docs" / "deploy.md").read_text()
+    cases, guide = CASES["single-gpu"].read_text(), (ROOT / "docs" / "deploy.md").read_text()
     for name, rule in alerts().items():
         assert name in cases
         assert f"\n### {name}\n" in guide

@@ -55,8 +55,11 @@ def test_compose_publishes_the_proxy_only_and_keeps_rights_small() -> None:
         assert service["cap_drop"] == ["ALL"]
         assert service["security_opt"] == ["no-new-privileges:true"]
         assert not service.get("privileged")
-    assert "/health/ready" in services["longrope"]["healthcheck"]["test"][-1]
-    assert any(word.startswith("--keys=/run/secrets/") for word in shlex.split(services["longrope"]["command"]))
+    assert '("ready", "progress")' in services["longrope"]["healthcheck"]["test"][-1]
+    # A folder: `longrope keys` writes another file of that name, which a mount of the file alone would not show.
+    (keys,) = [word for word in shlex.split(services["longrope"]["command"]) if word.startswith("--keys=")]
+    assert "./keys:/etc/longrope/keys:ro" in services["longrope"]["volumes"]
+    assert keys == "--keys=/etc/longrope/keys/keys.toml"
 
 
 def test_composes_proxy_is_the_documented_one() -> None:

@@ -30,7 +30,7 @@ PLENTY = (
     *("--set", "serviceMonitor.enabled=true,serviceMonitor.keySecret.name=k", "--set", "dashboard.enabled=true"),
     *(
         "--set",
-        "factors.configMap=f,tokenSecret.name=t,smoke.keySecret.name=k,priorityClassName=p,runtimeClassName=nvidia",
+        "tokenSecret.name=t,smoke.keySecret.name=k,priorityClassName=p,runtimeClassName=nvidia",
     ),
     *(
         "--set",
@@ -131,10 +131,18 @@ def test_kustomize_builds_an_overlay_with_images_by_tag_and_digest(overlay: str)
         (("gracePeriod=300",), "Expected gracePeriod above"),
         (("resources.gpus=4",), "Expected resources.gpus x pipeline.nodes"),
         (("progressDeadlineSeconds=600",), "Expected progressDeadlineSeconds above"),
+        (("progressDeadlineSeconds=2270",), "Expected progressDeadlineSeconds above gracePeriod"),
+        (("probes.startup.failureThreshold=193",), "Expected VLLM_ENGINE_READY_TIMEOUT_S of at least the 1930 s"),
+        (("shutdownTimeout=200",), "Expected shutdownTimeout as in args, 300, found 200"),
+        (("factors.configMap=f",), "Expected either factors.configMap or --tiers in args, found both"),
         (("model=/models/m",), "Expected modelVolume"),
         ((f"revision={'a' * 40}",), "Expected keys.secret"),
         ((f"revision={'a' * 40}", "keys.secret=k", "replicas=2"), "Expected files.enabled=false"),
         ((f"revision={'a' * 40}", "keys.secret=k", "serviceMonitor.enabled=true"), "Expected serviceMonitor.keySecret"),
+        (
+            (f"revision={'a' * 40}", "keys.secret=k", "nginx.enabled=true", "nginx.serviceType=LoadBalancer"),
+            "Expected networkPolicy.clients for nginx.serviceType=LoadBalancer",
+        ),
         (("image.digest=sha256:12",), "digest"),
     ],
 )

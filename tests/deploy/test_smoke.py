@@ -78,6 +78,15 @@ def test_the_long_request_has_the_length_that_is_asked_for(asked: str, tokens: i
     assert run.lines["long"].startswith(f"ok tier {tier} ")
 
 
+def test_the_longest_request_leaves_room_for_an_answer_and_none_is_longer() -> None:
+    fake = FakeLongRope(lengths=(256, 1024, 4096))
+    with running_fake(fake) as url:
+        longest, longer = smoke(url, "--long", "4k"), smoke(url, "--long", "4097")
+    assert longest.code == 0, longest.output
+    assert len(fake.bodies[1]["prompt"]) == 4096 - 8
+    assert longer.lines["long"].startswith("FAILED Expected --long of at most 4,096 tokens")
+
+
 def test_several_servers_behind_one_url_and_hidden_metrics_are_allowed_for() -> None:
     with running_fake(FakeLongRope(fault="not counted")) as url:
         assert [smoke(url, "--metrics", which).code for which in ("one", "several", "none")] == [1, 0, 0]

@@ -81,8 +81,24 @@ spec:
       {{- else }}
       lifecycle:
         preStop:
-          sleep:
-            seconds: {{ add .Values.preStopSeconds .Values.shutdownTimeout }}
+          exec:
+            # A worker stays while its leader takes connections: until it has drained, or not at all when it is gone.
+            command:
+              - python3
+              - -c
+              - |-
+                import os, socket, time
+
+                leader = (os.environ["LWS_LEADER_ADDRESS"], {{ .Values.service.port }})
+                end = time.monotonic() + {{ add .Values.preStopSeconds .Values.shutdownTimeout }}
+                refused = 0
+                while refused < 3 and time.monotonic() < end:
+                    try:
+                        socket.create_connection(leader, 5).close()
+                        refused = 0
+                    except OSError:
+                        refused += 1
+                    time.sleep(1)
       {{- end }}
       resources:
         requests:
