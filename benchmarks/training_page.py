@@ -125,8 +125,8 @@ def main() -> None:
         f"# Fine-tuning of {model}\n\n{provenance(made_by, 'transformers')}\n"
         + "".join(f"- {run.name}: `{run.command}`\n" for run in runs)
         + "- losses are means over the first and the second half of the rows of a kind; each row is other text, so "
-        f"that they say little. Tokens/s: the median of the steps.\n\n{table(runs)}\n\n![loss by step]({course.name})\n\n"
-        f"## What it did\n\n{''.join(images)}{report.replace(chr(10) + '## ', chr(10) + '### ')}"
+        "that they say little. Tokens/s: the median of the steps.\n\n"
+        f"{table(runs)}\n\n![loss by step]({course.name})\n\n## What it did\n\n{''.join(images)}{report.replace(chr(10) + '## ', chr(10) + '### ')}"
     )
 
 
