@@ -119,6 +119,7 @@ def main() -> None:
             shutil.copyfile(figure, image)
             images.append(f"![{name}]({image.name})\n\n")
     _, _, report = (given.evaluation / "report.md").read_text().partition("\n\n")
+    deeper = report.replace("\n## ", "\n### ")
     model = shlex.split(runs[0].command)[2]
     made_by = "python benchmarks/training_page.py NAME=COMMAND ... --evaluation FOLDER"
     given.out.write_text(
@@ -126,7 +127,7 @@ def main() -> None:
         + "".join(f"- {run.name}: `{run.command}`\n" for run in runs)
         + "- losses are means over the first and the second half of the rows of a kind; each row is other text, so "
         "that they say little. Tokens/s: the median of the steps.\n\n"
-        f"{table(runs)}\n\n![loss by step]({course.name})\n\n## What it did\n\n{''.join(images)}{report.replace(chr(10) + '## ', chr(10) + '### ')}"
+        f"{table(runs)}\n\n![loss by step]({course.name})\n\n## What it did\n\n{''.join(images)}{deeper}"
     )
 
 

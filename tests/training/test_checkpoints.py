@@ -48,6 +48,17 @@ def test_a_torn_checkpoint_is_passed_over_for_the_last_good_one(tmp_path: Path, 
     assert checkpoints.torn() == [torn]
 
 
+def test_torn_ones_of_later_steps_give_way_to_those_that_are_made_again(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(folder=tmp_path, keep=2)
+    for step in (10, 20, 30):
+        _write(checkpoints, step)
+    for step in (20, 30):
+        (checkpoints.at(step) / "model.safetensors").write_bytes(b"")
+    assert checkpoints.newest() is None
+    assert _write(checkpoints, 15) == checkpoints.newest()
+    assert sorted(path.name for path in tmp_path.glob("step-*")) == ["step-15"]
+
+
 def test_what_an_interrupted_run_had_begun_to_write_is_no_checkpoint(tmp_path: Path) -> None:
     checkpoints = Checkpoints(folder=tmp_path, keep=2)
     _write(checkpoints, 10)

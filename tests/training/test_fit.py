@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from longrope_training.fit import Fit, check_fit, shared_by
+from longrope_training.fit import Fit, check_fit, settled, shared_by
 from longrope_training.recipe import DataSource, Recipe, Stage
 from longrope_training.recipe_file import recipe_of
 from longrope_vllm import Factors, Geometry, write_factors, write_rope
@@ -46,7 +46,7 @@ def factors_for(folder: Path, length: int) -> Factors:
     return Factors.from_baseline("yarn", Geometry.from_checkpoint(folder), length)
 
 
-def fit(model: Path, *, processes: int | None = None, lengths: tuple[int, ...] = (LONG,), **asked: Any) -> Fit:
+def recipe_for(model: Path, *, lengths: tuple[int, ...] = (LONG,), **asked: Any) -> Recipe:
     values = {
         "model": model,
         "out": model.parent / "out",
@@ -55,7 +55,11 @@ def fit(model: Path, *, processes: int | None = None, lengths: tuple[int, ...] =
         "data": (DataSource(source="stdlib"),),
         "device": "cpu",
     }
-    return check_fit(Recipe(**values | asked), processes=processes)
+    return Recipe(**values | asked)
+
+
+def fit(model: Path, *, processes: int | None = None, **asked: Any) -> Fit:
+    return check_fit(recipe_for(model, **asked), processes=processes)
 
 
 def test_each_stage_gets_the_tier_that_serves_its_length(model: Path) -> None:
@@ -116,7 +120,8 @@ def test_the_tiny_preset_fits_a_tiny_checkpoint(model: Path) -> None:
         ({"parallel": "cp"}, "Expected a CUDA device for --parallel cp, found cpu: leave it out here"),
         ({"offload": True}, "Expected a CUDA device for --offload, found cpu"),
         ({"offload": True, "checkpointing": False}, "Expected checkpointing with offload"),
-        ({"ways": 2}, "Expected --parallel sp or cp for 2 ways, found single"),
+        ({"ways": 2}, "Expected --parallel sp or cp for 2 ways, found auto"),
+        ({"device": "cuda:1"}, "Expected (--device auto, cpu or cuda|a CUDA device), found|for --device cuda:1, found"),
         ({"parallel": "cp", "short_share": 0.5}, "under full attention for --parallel cp, found rows of short doc"),
         ({"parallel": "cp", "positions": "pose"}, "for --parallel cp, found --positions pose"),
         ({"parallel": "cp", "ways": 3}, "Expected rows that 3 processes can share out in 6 equal parts, found one of"),
@@ -154,10 +159,39 @@ def test_a_checkpoint_must_have_a_configuration_and_a_tokenizer(model: Path) -> 
         fit(model)
 
 
-def test_layers_that_see_a_window_are_no_ring(model: Path) -> None:
+def test_layers_that_see_a_window_need_flash_attn_and_are_no_ring(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint(model, sliding_window=64)
     with pytest.raises(LongRopeError, match="found layers that see 64 tokens"):
         fit(model, parallel="cp")
+    with pytest.raises(LongRopeError, match="Expected flash-attn for layers that see 64 tokens of a row of 1,024"):
+        fit(model)
+    monkeypatch.setattr("longrope_training.fit.flash_is_used", lambda recipe: True)
+    fit(model)
+    checkpoint(model, sliding_window=LONG)
+    monkeypatch.undo()
+    fit(model)
+
+
+@pytest.mark.parametrize(
+    ("processes", "ways", "device", "kind"),
+    [
+        (4, None, "cuda", "sp"),
+        (8, 2, "cuda", "sp"),
+        (1, None, "cuda", "single"),
+        (None, None, "cuda", "single"),
+        (5, None, "cuda", "single"),  # twelve heads
+        (4, None, "cpu", "single"),
+    ],
+)
+def test_several_gpus_share_rows_where_the_heads_allow_it(
+    model: Path, monkeypatch: pytest.MonkeyPatch, processes: int | None, ways: int | None, device: str, kind: str
+) -> None:
+    pytest.importorskip("deepspeed", reason="the extra sp is not installed")
+    monkeypatch.setattr("longrope_training.fit.device_named", torch.device)
+    recipe = recipe_for(model, device=device, ways=ways)
+    assert settled(recipe, processes=processes).parallel == kind
+    named = recipe_for(model, device=device, parallel="single")
+    assert settled(named, processes=processes) is named
 
 
 def test_an_engine_that_is_not_installed_is_named(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from longrope_training.parallel import Processes
+from longrope_training.parallel import Processes, parallel_settings
 from longrope_training.recipe import DataSource, Recipe, Stage
 from longrope_vllm.errors import TrainingError
 
@@ -67,6 +67,22 @@ def test_all_processes_of_a_ring_read_the_same_rows(tmp_path: Path) -> None:
     recipe = _recipe(tmp_path, parallel="cp", batch=4)
     first, second = (Processes(rank=rank, world=2, ways=2).rows(recipe, step=0) for rank in (0, 1))
     assert first == second
+
+
+def test_deepspeed_takes_the_settings_of_any_number_of_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on GPUs, where the batch of all processes has to come out; on a CPU transformers sees one process."""
+    config: Any = pytest.importorskip("deepspeed.runtime.config", reason="the extra sp is not installed")
+    for world, ways, batch in ((2, 2, 8), (4, 2, 6), (8, 8, 64)):
+        monkeypatch.setattr("deepspeed.comm.get_world_size", lambda *_, world=world: world)
+        monkeypatch.setattr("deepspeed.comm.get_rank", lambda: 0)
+        processes = Processes(rank=0, world=world, ways=ways)
+        recipe = _recipe(tmp_path, parallel="sp", ways=ways, batch=batch)
+        found = config.DeepSpeedConfig(parallel_settings(recipe, processes)["deepspeed"])
+        assert found.gradient_accumulation_steps == processes.micro_batches(recipe)
+        assert found.train_batch_size == batch
+        assert found.grad_accum_dtype == "fp32"
 
 
 @pytest.mark.parametrize(

@@ -168,12 +168,31 @@ def test_processes_on_one_cpu_share_its_memory(tmp_path: Path, monkeypatch: pyte
     assert plan_of(recipe, check_fit(recipe, processes=2)).available == 10**9 // 2
 
 
+def test_rows_of_each_process_take_gradients_twice_and_adapters_leave_the_embedding_they_began_with(
+    llama: Path,
+) -> None:
+    shape = ModelShape.of(llama)
+    alone = Layout(length=8192, tuning="lora")
+    trained = shape.adapters(8) + shape.norms + shape.embedding
+    found = TrainingMemory.of(shape, alone)
+    assert (found.weights, found.gradients) == (6 * trained + 2 * shape.parameters, 4 * trained)
+    assert TrainingMemory.of(shape, replace(alone, processes=8)).gradients == 8 * trained
+
+
+def test_offload_is_refused_where_the_host_has_no_room(llama: Path) -> None:
+    shape, layout = ModelShape.of(llama), Layout(length=131_072, tuning="lora", offload=True)
+    needed = TrainingMemory.of(shape, layout).host
+    TrainingMemory.of(shape, layout, host_available=needed).check()
+    with pytest.raises(TrainingError, match=r"of the host's memory for each process with --offload, found"):
+        TrainingMemory.of(shape, layout, host_available=needed - 1).check()
+
+
 def test_the_first_rung_that_fits_is_taken(llama: Path) -> None:
     shape = ModelShape.of(llama)
     rungs = climb(shape, parse_gpus("8xh100"), (8192, 131_072, 262_144, 1 << 20))
     assert all(rung.fits for rung in rungs)
     assert [rung.memory.layout.parallel for rung in rungs] == ["single", "single", "sp", "sp"]
-    assert rungs[0].flags == "--tuning lora"
+    assert rungs[0].flags == "--tuning lora --parallel single"
     assert rungs[-1].flags == "--tuning full --mlp-tokens 8k --offload --parallel sp --ways 8"
     (whole,) = climb(shape, parse_gpus("h100"), (8192,), tuning="full")
     assert not whole.fits  # 16 bytes for each of 8 billion parameters

@@ -106,6 +106,8 @@ def test_the_card_takes_the_table_of_an_evaluation(tuned: Path, tmp_path: Path) 
     card = (tuned / "model" / "README.md").read_text()
     assert card.endswith("## Evaluation\n\n## by length\n\n| 1k | 2.5 |\n")
     assert "Not evaluated yet" not in card
+    assert main(words(tmp_path)) == 0  # the run once more, which is complete
+    assert (tuned / "model" / "README.md").read_text() == card
 
 
 def test_adapters_are_resumed_merged_into_the_checkpoint_and_kept_beside_it(

@@ -48,7 +48,9 @@ class Checkpoints:
             shutil.rmtree(place)
         written.rename(place)
         _to_disk(self.folder)
-        for _, old in sorted(self._all(), reverse=True)[self.keep :]:
+        later = [other for number, other in self._all() if number > step]  # torn, or this step would not be made again
+        older = [other for _, other in sorted(self._all(), reverse=True) if other not in later][self.keep :]
+        for old in (*later, *older):
             shutil.rmtree(old)
         return place
 

@@ -6,12 +6,13 @@ about itself alone is checked in ``recipe``.
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import Any
 
 import torch
 
+from longrope_training.parallel import flash_is_used
 from longrope_training.recipe import Recipe, Stage
 from longrope_vllm.errors import TrainingError
 from longrope_vllm.evaluation.loading import device_named
@@ -72,21 +73,37 @@ def check_fit(recipe: Recipe, *, processes: int | None = None) -> Fit:
     block = read_rope_block(config)
     geometry = Geometry.from_config(config) if block is None else block.geometry
     own = own_tier(geometry) if block is None else block.tiers[0]
-    heads = positive_int(config, "num_attention_heads")
+    heads, kv_heads = _heads(config)
     fit = Fit(
         config=config,
         geometry=geometry,
         own=own,
         stages=tuple(_stage_fit(recipe, stage, config, own) for stage in recipe.stages),
         heads=heads,
-        kv_heads=heads if config.get("num_key_value_heads") is None else positive_int(config, "num_key_value_heads"),
+        kv_heads=kv_heads,
         device=device_named(recipe.device),
         processes=_launched() if processes is None else processes,
     )
     _check_ways(recipe, fit)
     _check_installed(recipe)
     _check_device(recipe, fit)
+    _check_window(recipe, fit)
     return fit
+
+
+def settled(recipe: Recipe, *, processes: int | None = None) -> Recipe:
+    """``recipe`` with what ``parallel`` ``auto`` stands for in its place.
+
+    ``processes`` as for ``check_fit``. Raises ``LongRopeError`` for a checkpoint that cannot be read.
+    """
+    processes = _launched() if processes is None else processes
+    ways = recipe.ways or processes or 1
+    if recipe.parallel != "auto":
+        return recipe
+    if ways == 1 or device_named(recipe.device).type != "cuda" or find_spec("deepspeed") is None:
+        return replace(recipe, parallel="single")
+    heads, kv_heads = _heads(text_config(read_config(recipe.model)))
+    return replace(recipe, parallel="sp" if ways in shared_by(heads, kv_heads) else "single")
 
 
 def check_shared(parallel: str, ways: int, *, heads: int, kv_heads: int) -> None:
@@ -155,6 +172,11 @@ def _check_installed(recipe: Recipe) -> None:
 
 def _check_device(recipe: Recipe, fit: Fit) -> None:
     """What needs a GPU."""
+    if fit.device.index is not None:
+        raise TrainingError(
+            f"Expected --device auto, cpu or cuda, found {fit.device}: name a GPU by CUDA_VISIBLE_DEVICES, for "
+            "transformers trains on the first that it sees."
+        )
     if recipe.offload and not recipe.checkpointing:
         raise TrainingError("Expected checkpointing with offload, which moves what it keeps: leave one of them out.")
     if recipe.attention == "flash" and recipe.dtype != "bfloat16":
@@ -172,11 +194,11 @@ def _check_device(recipe: Recipe, fit: Fit) -> None:
 
 def _check_ways(recipe: Recipe, fit: Fit) -> None:
     """What depends on how many processes share a row."""
-    if recipe.parallel == "single":
+    if recipe.alone:
         if recipe.ways not in (None, 1):
             raise TrainingError(
-                f"Expected --parallel sp or cp for {recipe.ways} ways, found single, where each process has rows of "
-                "its own: name one, or leave --ways out."
+                f"Expected --parallel sp or cp for {recipe.ways} ways, found {recipe.parallel}, where each process has "
+                "rows of its own: name one, or leave --ways out."
             )
         return
     if recipe.parallel == "cp":
@@ -199,9 +221,20 @@ def _check_ways(recipe: Recipe, fit: Fit) -> None:
             )
 
 
+def _check_window(recipe: Recipe, fit: Fit) -> None:
+    """Layers that see a window of a row need flash-attn."""
+    window = _sliding_window(fit.config)
+    longest = max(one.row for one in fit.stages)
+    if window is not None and window < longest and not flash_is_used(recipe):
+        raise TrainingError(
+            f"Expected flash-attn for layers that see {window:,} tokens of a row of {longest:,}, found SDPA, which "
+            'shows them all of it: pip install "longrope-vllm[flash]" and train on a GPU in bfloat16.'
+        )
+
+
 def _check_ring(recipe: Recipe, fit: Fit) -> None:
     """A ring sees one document a row, whole, through PyTorch's own attention."""
-    window = fit.config.get("sliding_window") if fit.config.get("use_sliding_window", True) else None
+    window = _sliding_window(fit.config)
     for found, asked in (
         (f"rows of short documents (--short-share {recipe.short_share:g})", recipe.short_share > 0),
         ("--attention flash", recipe.attention == "flash"),
@@ -213,6 +246,18 @@ def _check_ring(recipe: Recipe, fit: Fit) -> None:
                 f"Expected one document a row under full attention for --parallel cp, found {found}: take "
                 "--parallel sp, or leave it out."
             )
+
+
+def _heads(config: Mapping[str, Any]) -> tuple[int, int]:
+    """Of queries, and of keys and values."""
+    heads = positive_int(config, "num_attention_heads")
+    return heads, heads if config.get("num_key_value_heads") is None else positive_int(config, "num_key_value_heads")
+
+
+def _sliding_window(config: Mapping[str, Any]) -> int | None:
+    """Tokens that some layers see, or None where all see everything."""
+    window: int | None = config.get("sliding_window") if config.get("use_sliding_window", True) else None
+    return window
 
 
 def _launched() -> int | None:

@@ -6,8 +6,10 @@ width I, a bytes an element of the arithmetic (2 or 4), and r bytes an element o
 autocast leaves it in the float32 of the embedding; a where DeepSpeed or FSDP cast the model):
 
 - weights: 4 a trained one and 2 (a without autocast) a frozen one, over N for sp and cp (ZeRO-3, FSDP2), and the
-  copies for the arithmetic: 2 a trained one, over N for sp;
-- gradients 4 and Adam 8 a trained one, over N for sp and cp;
+  copies for the arithmetic: 2 a trained one, over N for sp. Beside norms and embedding that are trained with adapters
+  peft keeps, frozen, what they began with;
+- gradients 4 and Adam 8 a trained one, over N for sp and cp; where several processes have rows of their own, gradients
+  twice: DistributedDataParallel sends them from buckets;
 - gathered (sp, cp): the weights of two layers and the largest matrix, whole, in the arithmetic's format;
 - kept: with checkpointing T h r for each layer, on the host with offload but for two layers; without it
   1.2 T (3 h r + w a) + 4 T I a for each, where w is the width of an attention;
@@ -15,23 +17,25 @@ autocast leaves it in the float32 of the embedding; a where DeepSpeed or FSDP ca
   everything is kept anyway;
 - head: logits of one chunk, their float32 forms and derivatives, 2 C V (a + 8), and 2 T h r of the last hidden state;
 - exchange: what Ulysses sends and gets of queries, keys, values and results, 4 T a d (q + max(kv, ways)) for q and kv
-  heads of d elements; or what a ring does of keys and values, 8 T a d kv;
-- a mask of T x T where layers see a window and SDPA is used.
+  heads of d elements; or what a ring does of keys and values, 8 T a d kv.
 
 1.2, 4 and 6 were measured (``tests/peak_training.py``); attention itself needs nothing that grows with the
 square of T. To the sum come 10 % for fragments and, on a GPU, 1.5 GB for CUDA and NCCL: both are assumptions.
 """
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, Self
+
+import torch
 
 from longrope_training.fit import Fit
 from longrope_training.model_shape import ModelShape
 from longrope_training.recipe import Parallel, Recipe, Tuning
 from longrope_vllm.errors import TrainingError
 from longrope_vllm.evaluation.perplexity import CHUNK
-from longrope_vllm.memory import available, gigabytes, mask_bytes
+from longrope_vllm.memory import available, gigabytes
 
 ADAPTERS_FROM = 6_500_000_000
 """Parameters from which on ``auto`` tunes adapters: what is called a 7B model has 6.7 to 7.6 billion."""
@@ -92,25 +96,30 @@ class TrainingMemory:
     layer: int
     head: int
     exchange: int
-    mask: int
     host: int
     """In the memory of the host, beside ``needed``, for each process."""
     layout: Layout
     available: int | None = None
     """What the device has left before the weights are loaded; None for another machine's."""
+    host_available: int | None = None
+    """What the host has left for each process on it; None for another machine's."""
 
     @classmethod
-    def of(cls, shape: ModelShape, layout: Layout, *, mask: int = 0, available: int | None = None) -> Self:
+    def of(
+        cls,
+        shape: ModelShape,
+        layout: Layout,
+        *,
+        available: int | None = None,
+        host_available: int | None = None,
+    ) -> Self:
         """Of a model of this ``shape``, by the formulas on top."""
         size, tokens, shards = layout.size, layout.tokens, layout.shards
         autocast = layout.size < 4
         residual = 4 if layout.parallel == "single" else size
         adapters = shape.adapters(layout.lora_rank) + shape.norms + shape.embedding
-        trained, frozen = (
-            (shape.parameters, 0)
-            if layout.tuning == "full"
-            else (adapters, shape.parameters - shape.norms - shape.embedding)
-        )
+        trained, frozen = (shape.parameters, 0) if layout.tuning == "full" else (adapters, shape.parameters)
+        buckets = 4 * trained if layout.parallel == "single" and layout.processes > 1 else 0
         copies = size * trained if autocast and layout.parallel != "cp" else 0
         attention = round(_ATTENTION * tokens * (3 * shape.hidden * residual + shape.attention * size))
         inner = shape.inner * size
@@ -126,23 +135,23 @@ class TrainingMemory:
         offloaded = max(0, kept - 2 * hidden) if layout.offload else 0
         return cls(
             weights=(4 * trained + size * frozen + copies) // shards,
-            gradients=4 * trained // shards,
+            gradients=4 * trained // shards + buckets,
             optimizer=8 * trained // shards,
             gathered=0 if layout.parallel == "single" else size * (2 * shape.layer + shape.embedding),
             kept=kept - offloaded,
             layer=layer,
             head=2 * min(CHUNK, tokens) * shape.vocabulary * (size + 8) + 2 * hidden,
             exchange=_EXCHANGED[layout.parallel](shape, layout),
-            mask=mask,
             host=offloaded,
             layout=layout,
             available=available,
+            host_available=host_available,
         )
 
     @property
     def parts(self) -> Mapping[str, int]:
         """Bytes by what takes them, without the assumptions."""
-        names = ("weights", "gradients", "optimizer", "gathered", "kept", "layer", "head", "exchange", "mask")
+        names = ("weights", "gradients", "optimizer", "gathered", "kept", "layer", "head", "exchange")
         return {name: getattr(self, name) for name in names}
 
     @property
@@ -167,21 +176,25 @@ class TrainingMemory:
                 f"tokens, found {gigabytes(self.available)} available: use {_instead(self.layout)}shorter stages or a "
                 "larger device."
             )
+        if self.host_available is not None and self.host > self.host_available:
+            raise TrainingError(
+                f"Expected {gigabytes(self.host)} of the host's memory for each process with --offload, found "
+                f"{gigabytes(self.host_available)} available: use more ways, shorter stages, or a larger host."
+            )
 
 
 def plan_of(recipe: Recipe, fit: Fit) -> TrainingMemory:
     """Of the longest rows of ``recipe``, on the device that it asks for. Raises ``CheckpointError``."""
     shape = ModelShape.of(recipe.model)
-    alone = recipe.parallel == "single"
-    processes = fit.processes or (None if alone else recipe.ways) or 1
+    processes = fit.processes or (None if recipe.alone else recipe.ways) or 1
     length = max(one.row for one in fit.stages)
     layout = Layout(
         length=length,
         tuning=resolved_tuning(recipe.tuning, shape.parameters),
         lora_rank=recipe.lora_rank,
-        parallel=recipe.parallel,
+        parallel="single" if recipe.parallel == "auto" else recipe.parallel,
         processes=processes,
-        ways=1 if alone else recipe.ways or processes,
+        ways=1 if recipe.alone else recipe.ways or processes,
         checkpointing=recipe.checkpointing,
         offload=recipe.offload,
         mlp_tokens=recipe.mlp_tokens,
@@ -192,9 +205,14 @@ def plan_of(recipe: Recipe, fit: Fit) -> TrainingMemory:
     return TrainingMemory.of(
         shape,
         layout,
-        mask=mask_bytes(fit.config, length, fit.device),
         available=left if layout.cuda else left // processes,  # processes on a CPU share its memory
+        host_available=_of_host(processes) if recipe.offload else None,
     )
+
+
+def _of_host(processes: int) -> int:
+    """Bytes of the host's memory for each of the processes on it."""
+    return available(torch.device("cpu")) // int(os.environ.get("LOCAL_WORLD_SIZE", processes))
 
 
 def _instead(layout: Layout) -> str:

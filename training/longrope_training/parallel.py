@@ -35,8 +35,8 @@ class Processes:
         Raises ``TrainingError`` for a batch that cannot be shared out, and for one process where several are needed.
         """
         world = int(os.environ.get("WORLD_SIZE", "1"))
-        ways = 1 if recipe.parallel == "single" else recipe.ways or world
-        if recipe.parallel != "single" and ways == 1:
+        ways = 1 if recipe.alone else recipe.ways or world
+        if not recipe.alone and ways == 1:
             raise TrainingError(
                 f"Expected several processes for parallel {recipe.parallel}, found one: start with accelerate launch "
                 "--num_processes N, or take parallel single."
@@ -83,11 +83,7 @@ class Processes:
 
 def parallel_settings(recipe: Recipe, processes: Processes) -> dict[str, Any]:
     """Arguments of ``TrainingArguments``."""
-    return _SETTINGS[recipe.parallel](recipe, processes)
-
-
-def _single(recipe: Recipe, processes: Processes) -> dict[str, Any]:
-    return {}
+    return {} if recipe.alone else _SETTINGS[recipe.parallel](recipe, processes)
 
 
 def _sp(recipe: Recipe, processes: Processes) -> dict[str, Any]:
@@ -106,12 +102,12 @@ def _sp(recipe: Recipe, processes: Processes) -> dict[str, Any]:
             "bf16": {"enabled": recipe.dtype == "bfloat16"},
             "train_micro_batch_size_per_gpu": 1,
             "gradient_accumulation_steps": processes.micro_batches(recipe),
-            "train_batch_size": "auto",
             "gradient_clipping": recipe.max_grad_norm,
             "zero_optimization": {"stage": 3, "stage3_gather_16bit_weights_on_model_save": True},
             "zero_force_ds_cpu_optimizer": False,
             "sequence_parallel_size": processes.ways,  # for weights that are shared out while they are loaded
             "seq_parallel_communication_data_type": "fp32",  # gradients of halves of a row are added up
+            "data_types": {"grad_accum_dtype": "fp32"},  # and those of all rows of a step
         },
     }
 
@@ -122,12 +118,14 @@ def _cp(recipe: Recipe, processes: Processes) -> dict[str, Any]:
         "parallelism_config": accelerate.ParallelismConfig(
             cp_size=processes.ways, dp_shard_size=processes.groups if processes.groups > 1 else None
         ),
-        "fsdp": "full_shard auto_wrap",
+        # Gradients are shared out after each row: whole ones of all weights would have to fit otherwise.
+        "accelerator_config": {"gradient_accumulation_kwargs": {"sync_each_batch": True}},
+        "fsdp": True,
         "fsdp_config": {"fsdp_version": 2, "state_dict_type": "FULL_STATE_DICT", "activation_checkpointing": False},
     }
 
 
-_SETTINGS = {"single": _single, "sp": _sp, "cp": _cp}
+_SETTINGS = {"sp": _sp, "cp": _cp}
 
 
 def attention_of(recipe: Recipe) -> str:
@@ -138,11 +136,12 @@ def attention_of(recipe: Recipe) -> str:
     """
     if recipe.parallel == "cp":
         return "sdpa"
-    if recipe.attention == "flash" or (recipe.attention == "auto" and _flash_is_usable(recipe)):
-        return "flash_attention_2"
-    return register_document_attention()
+    return "flash_attention_2" if flash_is_used(recipe) else register_document_attention()
 
 
-def _flash_is_usable(recipe: Recipe) -> bool:
+def flash_is_used(recipe: Recipe) -> bool:
+    """True where rows are attended to by flash-attn."""
+    if recipe.parallel == "cp" or recipe.attention != "auto":
+        return recipe.attention == "flash"
     on_cuda = torch.cuda.is_available() and recipe.device != "cpu"
     return on_cuda and recipe.dtype != "float32" and find_spec("flash_attn") is not None

@@ -48,7 +48,9 @@ class Rung:
             found.append(f"--mlp-tokens {layout.mlp_tokens // 1024}k")
         if layout.offload:
             found.append("--offload")
-        if layout.parallel != "single":
+        if layout.parallel == "single" and layout.processes > 1:
+            found.append("--parallel single")
+        elif layout.parallel != "single":
             found.append(f"--parallel {layout.parallel} --ways {layout.ways}")
         return " ".join(found)
 

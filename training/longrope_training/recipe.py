@@ -18,6 +18,8 @@ Rows = Literal["long", "short", "both"]
 Tuning = Literal["auto", "full", "lora"]
 Attention = Literal["auto", "flash", "sdpa"]
 Parallel = Literal["single", "sp", "cp"]
+Sharing = Literal["auto", "single", "sp", "cp"]
+"""How rows are shared out: as ``Parallel``, or as fits the machine."""
 LearningRateSchedule = Literal["constant", "linear", "cosine"]
 Positions = Literal["whole", "pose"]
 
@@ -66,6 +68,10 @@ class DataSource:
             raise TrainingError("Expected a source of text in data, found an empty one.")
         if self.upsample < 1:
             raise TrainingError(f"Expected upsample of {self.source} of 1 or more, found {self.upsample}.")
+        if self.upsample > 1 and self.upsample_from < 1:
+            raise TrainingError(
+                f"Expected upsample_from, the length of a long document, with upsample of {self.source}, found none."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,8 +116,9 @@ class Recipe:
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """Of the arithmetic; weights that are trained in full are kept in float32."""
 
-    parallel: Parallel = "single"
-    """``sp`` shares each row out by Ulysses, ``cp`` by ring attention, over all processes of ``ways``."""
+    parallel: Sharing = "auto"
+    """``sp`` shares each row out by Ulysses, ``cp`` by ring attention, over all processes of ``ways``; ``auto`` is
+    ``sp`` on several GPUs that the heads can be shared out to, and ``single``, rows for each process, elsewhere."""
     ways: int | None = None
     """Processes that share one row; all of them when None."""
     attention: Attention = "auto"
@@ -173,13 +180,18 @@ class Recipe:
         """Of all stages."""
         return sum(stage.steps for stage in self.stages)
 
+    @property
+    def alone(self) -> bool:
+        """True where each process has rows of its own; ``fit.settled`` says what ``auto`` stands for."""
+        return self.parallel in ("auto", "single")
+
 
 _CHOICES = {
     "positions": get_args(Positions),
     "learning_rate_schedule": get_args(LearningRateSchedule),
     "tuning": get_args(Tuning),
     "dtype": ("bfloat16", "float32"),
-    "parallel": get_args(Parallel),
+    "parallel": get_args(Sharing),
     "attention": get_args(Attention),
 }
 

@@ -6,11 +6,14 @@ In the output folder: ``recipe.json`` (what decides the result), ``data/`` (toke
 
 import fcntl
 import json
+import os
+import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 
+import torch
 from rich.console import Console
 
 from longrope_training.batches import Batches, Beginnings
@@ -22,7 +25,7 @@ from longrope_training.data.schedule import Schedule
 from longrope_training.data.streams import Streams
 from longrope_training.export import export, keep_adapters
 from longrope_training.first_loss import FirstLoss
-from longrope_training.fit import Fit, check_fit
+from longrope_training.fit import Fit, check_fit, settled
 from longrope_training.loss_plot import loss_png
 from longrope_training.memory_plan import TrainingMemory, plan_of
 from longrope_training.metrics import Metrics, read_metrics
@@ -43,11 +46,17 @@ from longrope_vllm.evaluation.settings import checkpoint_identity
 _UNCHANGED = ("out", "device", "save_every", "keep", "first_loss", "checkpointing", "offload", "mlp_tokens")
 """Fields of a recipe that do not change the result."""
 
+_PATIENCE = 120.0
+"""Seconds that other processes wait for what the first one writes."""
+
 
 def train(recipe: Recipe, console: Console) -> Path:
     """Train, and return the folder of the tuned checkpoint. Raises ``LongRopeError``."""
+    recipe = settled(recipe)
     fit = check_fit(recipe)
     processes = Processes.of(recipe)
+    if fit.device.type == "cuda" and "LOCAL_RANK" in os.environ:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))  # before memory is looked at, on this process's own GPU
     shown = console if processes.first else Console(quiet=True)
     run = _Run(recipe=recipe, fit=fit, processes=processes, memory=plan_of(recipe, fit), console=shown)
     with run.held():
@@ -56,10 +65,12 @@ def train(recipe: Recipe, console: Console) -> Path:
         run.memory.check()
         streams = run.text()
         last = run.checkpoints.newest()
-        if last is None or step_of(last) < recipe.steps:
+        unfinished = last is None or step_of(last) < recipe.steps
+        if unfinished:
             run.train(streams, last)
-        if processes.first:
+        if processes.first and (unfinished or not run.model.is_dir()):
             run.finish(streams)
+        if processes.first:
             shown.print(f"tuned checkpoint: {run.model}")
     return run.model
 
@@ -118,6 +129,8 @@ class _Run:
                 )
         elif self.processes.first:
             write_atomically(path, json.dumps(now, indent=2) + "\n")
+        else:
+            _wait_for(path)
 
     def text(self) -> Streams:
         """The rows' text, prepared by the first process that comes; the others on its file system wait for it."""
@@ -132,7 +145,7 @@ class _Run:
     def train(self, streams: Streams, last: Path | None) -> None:
         """From the ``last`` complete checkpoint, or from the first step."""
         recipe, checkpoints = self.recipe, self.checkpoints
-        for torn in checkpoints.torn():
+        for torn in checkpoints.torn() if self.processes.first else ():
             self.console.print(f"passed over, because parts of it are missing: {torn}")
         settings = trainer_settings(recipe, self.processes)  # before the model: they say how weights are shared out
         model = load(recipe, self.fit, adapters=self.adapters)
@@ -182,10 +195,23 @@ class _Run:
 
     def _first_loss(self, rows: Rows, *, limit: float) -> FirstLoss:
         ways = self.processes.ways
+        first = sum(self.schedule.slot(row).kind == "long" for row in range(self.recipe.batch))
         beginnings = Beginnings(
             rows,
             self.schedule,
             tokens=self.fit.own.max_length // ways * ways,
-            count=ways if self.recipe.parallel == "sp" else 1,
+            count=-(-max(first, 1) // ways) * ways if self.recipe.parallel == "sp" else max(first, 1),
         )
         return FirstLoss(beginnings, limit=limit)
+
+
+def _wait_for(path: Path) -> None:
+    """Until the first process has written ``path``. Raises ``TrainingError`` where it cannot be seen."""
+    end = time.monotonic() + _PATIENCE
+    while not path.is_file():
+        if time.monotonic() > end:
+            raise TrainingError(
+                f"Expected {path}, which the first process writes, found none after {_PATIENCE:.0f} s: all nodes have "
+                "to see the same output folder, so put it on a file system that they share."
+            )
+        time.sleep(0.2)

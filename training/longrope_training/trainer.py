@@ -59,6 +59,9 @@ class LongContextTrainer(Trainer):  # type: ignore[misc]
         self._head = head
         self._checkpoints = checkpoints
         self._begin = 0
+        # A ring gives each process two distant parts of a row. transformers would take them for two documents and build
+        # a mask of T times T, but takes a mask of four dimensions as it is; the ring's attention drops that.
+        self._mask = torch.ones(1, 1, 1, 1, dtype=torch.bool) if recipe.parallel == "cp" else None
 
     def train_from(self, checkpoint: Path | None) -> None:
         """Train to the end, from ``checkpoint`` or from the first step."""
@@ -102,7 +105,12 @@ class LongContextTrainer(Trainer):  # type: ignore[misc]
         self._head.targets = targets
         try:
             with offloaded(self.args.device) if self._recipe.offload else nullcontext():
-                found = model(input_ids=inputs["input_ids"], position_ids=inputs["position_ids"], use_cache=False)
+                found = model(
+                    input_ids=inputs["input_ids"],
+                    position_ids=inputs["position_ids"],
+                    attention_mask=self._mask,
+                    use_cache=False,
+                )
         finally:
             self._head.targets = None
         return found.logits.sum(), int((targets != IGNORED).sum())

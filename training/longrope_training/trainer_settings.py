@@ -2,6 +2,8 @@
 
 import os
 
+import torch
+from torch.distributed.fsdp import MixedPrecisionPolicy
 from transformers import TrainingArguments
 
 from longrope_training.learning_rate import learning_rates
@@ -14,7 +16,7 @@ def trainer_settings(recipe: Recipe, processes: Processes) -> TrainingArguments:
     """Settings of a run; making them begins the communication between processes."""
     on_cpu = device_named(recipe.device).type == "cpu"
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(recipe.out / "tensorboard")
-    return TrainingArguments(
+    settings = TrainingArguments(
         output_dir=str(recipe.out),
         max_steps=recipe.steps,
         per_device_train_batch_size=1,
@@ -27,7 +29,7 @@ def trainer_settings(recipe: Recipe, processes: Processes) -> TrainingArguments:
         bf16=recipe.dtype == "bfloat16",
         gradient_checkpointing=recipe.checkpointing,
         gradient_checkpointing_kwargs={"use_reentrant": False},
-        use_cpu=on_cpu and recipe.parallel == "single",  # DeepSpeed finds the CPU by itself
+        use_cpu=on_cpu and recipe.alone,  # DeepSpeed finds the CPU by itself
         logging_steps=1,
         save_strategy="steps",  # and after the last step
         save_steps=recipe.save_every,
@@ -38,3 +40,10 @@ def trainer_settings(recipe: Recipe, processes: Processes) -> TrainingArguments:
         seed=recipe.seed,
         **parallel_settings(recipe, processes),
     )
+    if processes.world == 1 and settings.n_gpu > 1:
+        settings._n_gpu = 1  # one process trains on one GPU; torch.nn.DataParallel would bypass everything here
+    if recipe.parallel == "cp" and recipe.dtype == "bfloat16":
+        # accelerate's own policy would round the sums of losses, which leave the model, and gradients on their way.
+        policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+        settings.fsdp_plugin_args["mixed_precision_policy"] = policy
+    return settings

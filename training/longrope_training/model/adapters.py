@@ -6,6 +6,7 @@ near to training everything (LongLoRA, arXiv 2309.12307, section 3.3 and table 2
 
 from typing import Any
 
+import torch
 from torch import nn
 
 from longrope_vllm.errors import TrainingError
@@ -16,8 +17,9 @@ def with_adapters(model: Any, rank: int) -> Any:
     """``model`` in a ``PeftModel`` with fresh adapters of ``rank``, which change nothing until they are trained.
 
     ``model`` is a transformers causal language model, with its loss head if it is to have one. What is trained is kept
-    in float32: under bfloat16 the steps of the optimizer would be rounded away. Raises ``TrainingError`` for a model
-    without linear layers in its decoder layers.
+    in float32: under bfloat16 the steps of the optimizer would be rounded away. Where ZeRO shares ``model`` out, it
+    keeps float32 copies of its own, and all of this has the dtype of ``model``, because nothing casts it on its way.
+    Raises ``TrainingError`` for a model without linear layers in its decoder layers.
     """
     peft: Any = require("peft", "train")
     head, tied = model.lm_head, model.lm_head.weight is model.get_input_embeddings().weight
@@ -30,6 +32,8 @@ def with_adapters(model: Any, rank: int) -> Any:
         ensure_weight_tying=tied,
         task_type="CAUSAL_LM",
     )
+    shared_out = any(hasattr(weight, "ds_numel") for weight in model.parameters())
+    dtype = model.dtype if shared_out else torch.float32
     wrapped = peft.get_peft_model(model, config)
     if tied:
         # peft ties by putting a plain linear layer in the place of the head: ours comes back, and shares the copy of
@@ -37,8 +41,8 @@ def with_adapters(model: Any, rank: int) -> Any:
         model.lm_head = head
         head.weight = model.get_input_embeddings().weight
     for weight in wrapped.parameters():
-        if weight.requires_grad and not hasattr(weight, "ds_numel"):  # ZeRO keeps a float32 copy of its own
-            weight.data = weight.data.float()
+        if weight.requires_grad and not hasattr(weight, "ds_numel"):
+            weight.data = weight.data.to(dtype)
     return wrapped
 
 

@@ -93,6 +93,8 @@ def _keys_can_be_shared(query: Tensor, key: Tensor, value: Tensor) -> bool:
     """Whether SDPA reads one key for several queries by a kernel that keeps no T times T scores."""
     if query.shape[1] == key.shape[1]:
         return True
-    if query.is_cuda and query.dtype not in (torch.float16, torch.bfloat16):
+    autocast = query.is_cuda and torch.is_autocast_enabled("cuda")  # which casts what SDPA is given
+    dtype = torch.get_autocast_dtype("cuda") if autocast else query.dtype
+    if query.is_cuda and dtype not in (torch.float16, torch.bfloat16):
         return False  # the kernel for float32 cannot, and SDPA would fall back to the plain formula
     return key.shape[-1] == value.shape[-1] <= 256
