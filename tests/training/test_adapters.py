@@ -143,6 +143,15 @@ def test_what_is_trained_is_float32_and_the_merged_model_is_what_it_was() -> Non
     assert plain.lm_head.weight is plain.get_input_embeddings().weight
 
 
+def test_beside_weights_that_zero_shares_out_everything_has_their_dtype() -> None:
+    """Nothing casts an embedding in float32 for the layers in bfloat16 there."""
+    model = tiny_model("llama").to(torch.bfloat16)
+    for weight in model.parameters():
+        weight.ds_numel = weight.numel()  # as ZeRO marks them
+    assert {weight.dtype for weight in with_adapters(model, 4).parameters()} == {torch.bfloat16}
+    assert model(tokens_of(8), use_cache=False).logits.dtype == torch.bfloat16
+
+
 def test_the_share_that_is_trained_counts_each_weight_once() -> None:
     model = tiny_model("tied")
     every = sum(weight.numel() for weight in model.parameters())

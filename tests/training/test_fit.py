@@ -129,6 +129,10 @@ def test_the_tiny_preset_fits_a_tiny_checkpoint(model: Path) -> None:
         ({"parallel": "sp", "ways": 6}, "divide the 4 heads of keys and values, or a multiple of them, found 6"),
         ({"parallel": "sp", "ways": 4, "lengths": (1022,)}, "share out in 4 equal parts, found one of 1,022 tokens"),
         ({"parallel": "sp", "ways": 4, "processes": 6}, "in groups of 4 for --ways 4, found 6: start a multiple"),
+        (
+            {"parallel": "sp", "ways": 4, "dtype": "bfloat16"},
+            "Expected --dtype float32 for --parallel sp without a GPU",
+        ),
         ({"parallel": "sp", "processes": 5}, "Expected attention heads that 5 processes can share out, found 12"),
     ],
 )
@@ -212,4 +216,4 @@ def test_heads_are_shared_out_as_deepspeed_does() -> None:
 
 @pytest.mark.skipif(find_spec("deepspeed") is None, reason="needs DeepSpeed")
 def test_rows_are_shared_out_on_a_cpu(model: Path) -> None:
-    assert fit(model, parallel="sp", processes=4, short_share=0.5).device == torch.device("cpu")
+    assert fit(model, parallel="sp", processes=4, short_share=0.5, dtype="float32").device == torch.device("cpu")

@@ -14,17 +14,16 @@ pytest.importorskip("deepspeed", reason="the extra sp is not installed")
 
 
 @pytest.mark.parametrize(
-    ("parallel", "more", "equal"),
+    ("parallel", "more"),
     [
-        ("sp", ("--short-share", "0"), 1e-5),
-        ("sp", ("--short-share", "0.5"), 1e-5),
-        ("sp", ("--tuning", "lora"), 1e-5),
-        ("sp", ("--tuning", "lora", "--dtype", "bfloat16"), 0.1),  # one process keeps what is trained in float32
-        ("single", ("--short-share", "0.5"), 1e-5),
+        ("sp", ("--short-share", "0")),
+        ("sp", ("--short-share", "0.5")),
+        ("sp", ("--tuning", "lora")),
+        ("single", ("--short-share", "0.5")),
     ],
 )
 def test_two_processes_train_as_one(
-    model: Path, factors: Path, text: Path, tmp_path: Path, parallel: str, more: tuple[str, ...], equal: float
+    model: Path, factors: Path, text: Path, tmp_path: Path, parallel: str, more: tuple[str, ...]
 ) -> None:
     assert main(words(tmp_path, *more, out="one")) == 0
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29613"]
@@ -37,4 +36,4 @@ def test_two_processes_train_as_one(
     )
     assert run.returncode == 0, run.stderr[-3000:]
     for one, two in zip(losses(tmp_path / "one"), losses(tmp_path / "two"), strict=True):
-        assert two == pytest.approx(one, rel=equal)
+        assert two == pytest.approx(one, rel=1e-5)

@@ -181,6 +181,8 @@ def _check_device(recipe: Recipe, fit: Fit) -> None:
         raise TrainingError("Expected checkpointing with offload, which moves what it keeps: leave one of them out.")
     if recipe.attention == "flash" and recipe.dtype != "bfloat16":
         raise TrainingError(f"Expected --dtype bfloat16 for --attention flash, found {recipe.dtype}.")
+    if recipe.parallel == "sp" and recipe.dtype != "float32" and fit.device.type != "cuda":
+        raise TrainingError(f"Expected --dtype float32 for --parallel sp without a GPU, found {recipe.dtype}.")
     for option, asked in (
         ("--attention flash", recipe.attention == "flash"),
         ("--parallel cp", recipe.parallel == "cp"),
