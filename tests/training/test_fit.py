@@ -171,9 +171,10 @@ def test_layers_that_see_a_window_need_flash_attn_and_are_no_ring(model: Path, m
         fit(model)
     monkeypatch.setattr("longrope_training.fit.flash_is_used", lambda recipe: True)
     fit(model)
-    checkpoint(model, sliding_window=LONG)
     monkeypatch.undo()
-    fit(model)
+    for change in ({"sliding_window": LONG}, {"use_sliding_window": False}, {"layer_types": ["full_attention"]}):
+        checkpoint(model, **{"sliding_window": 64, **change})
+        fit(model)
 
 
 @pytest.mark.parametrize(

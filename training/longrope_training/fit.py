@@ -258,7 +258,10 @@ def _heads(config: Mapping[str, Any]) -> tuple[int, int]:
 
 def _sliding_window(config: Mapping[str, Any]) -> int | None:
     """Tokens that some layers see, or None where all see everything."""
-    window: int | None = config.get("sliding_window") if config.get("use_sliding_window", True) else None
+    kinds = config.get("layer_types")
+    if not config.get("use_sliding_window", True) or (kinds is not None and "sliding_attention" not in kinds):
+        return None
+    window: int | None = config.get("sliding_window")
     return window
 
 
