@@ -6,7 +6,7 @@
     python benchmarks/training_page.py "mixed=longrope train ... --out DIR/mixed" ... --evaluation EVALUATION --out PAGE
 
 Each run is named with the command that made it, whose ``--out`` is read. The page has losses, speed and memory of each
-run, their course as a figure, the report of the evaluation and its figures.
+run, their course as a figure, the report of the evaluation and its figures; what the text was is added by hand.
 """
 
 import argparse
@@ -20,6 +20,7 @@ from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from longrope_training.metrics import read_metrics
 from longrope_vllm.evaluation.labels import split_label
@@ -96,6 +97,7 @@ def draw(runs: Sequence[Run], picture: Path) -> None:
             if found := run.losses(kind):
                 axes.plot(*zip(*found, strict=True), color=color, marker="o", markersize=3, label=f"{kind} rows")
         axes.set(title=run.name, xlabel="step")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
         axes.legend(frameon=False)
     panels[0].set_ylabel("loss (nats a token)")
