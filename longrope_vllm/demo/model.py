@@ -89,3 +89,5 @@ def _convert(gguf: Path, folder: Path) -> None:
     if done.returncode != 0:
         reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
         raise DemoError(f"Expected transformers to convert {gguf.name}, found: {reason}")
+    for path in folder.iterdir():
+        path.chmod(0o644)  # safetensors lets its writer alone read, and a server may have a user of its own

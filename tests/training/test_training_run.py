@@ -1,6 +1,7 @@
 """Whole runs on a tiny model: what they leave behind, and that others read it."""
 
 import shutil
+import stat
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -61,6 +62,7 @@ def test_the_tuned_checkpoint_has_all_tiers_and_the_format_of_the_original(tuned
     card = (tuned / "model" / "README.md").read_text()
     assert "| 2 | 1k | 3 | long" in card
     assert (tuned / "model" / "loss.png").is_file()
+    assert {stat.S_IMODE(path.stat().st_mode) for path in (tuned / "model").iterdir()} == {0o644}
 
 
 def test_the_first_loss_is_that_of_documents_under_the_own_rope_and_of_a_long_row_under_the_factors(

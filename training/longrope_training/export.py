@@ -36,6 +36,8 @@ def export(
     model = _with_adapters(checkpoint, base) if adapters else _whole(checkpoint, base)
     with room_for("the tuned checkpoint", unfinished):
         model.save_pretrained(unfinished)
+        for path in unfinished.iterdir():
+            path.chmod(0o644)  # safetensors lets its writer alone read, and servers run as users of their own
         for path in base.iterdir():
             if path.is_file() and not path.name.endswith(_WEIGHTS) and path.name != _CARD:
                 shutil.copyfile(path, unfinished / path.name)
