@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from longrope_training.fit import Fit, check_fit, settled, shared_by
+from longrope_training.fit import Fit, check_fit
 from longrope_training.recipe import DataSource, Recipe, Stage
 from longrope_training.recipe_file import recipe_of
+from longrope_training.sharing import settled, shared_by
 from longrope_vllm import Factors, Geometry, write_factors, write_rope
 from longrope_vllm.errors import LongRopeError
 from longrope_vllm.factors import own_tier
@@ -192,7 +193,7 @@ def test_several_gpus_share_rows_where_the_heads_allow_it(
     model: Path, monkeypatch: pytest.MonkeyPatch, processes: int | None, ways: int | None, device: str, kind: str
 ) -> None:
     pytest.importorskip("deepspeed", reason="the extra sp is not installed")
-    monkeypatch.setattr("longrope_training.fit.device_named", torch.device)
+    monkeypatch.setattr("longrope_training.sharing.device_named", torch.device)
     recipe = recipe_for(model, device=device, ways=ways)
     assert settled(recipe, processes=processes).parallel == kind
     named = recipe_for(model, device=device, parallel="single")

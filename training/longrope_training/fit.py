@@ -4,9 +4,8 @@ Read are ``config.json``, the factors, and whether there is a tokenizer: no weig
 about itself alone is checked in ``recipe``.
 """
 
-import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
@@ -14,11 +13,12 @@ import torch
 
 from longrope_training.parallel import flash_is_used
 from longrope_training.recipe import Recipe, Stage
+from longrope_training.sharing import check_shared, heads_of, launched
 from longrope_vllm.errors import TrainingError
 from longrope_vllm.evaluation.loading import device_named
 from longrope_vllm.factors import Factors, Tier, own_tier
 from longrope_vllm.factors_file import read_factors
-from longrope_vllm.geometry import Geometry, positive_int, read_config, text_config
+from longrope_vllm.geometry import Geometry, read_config, text_config
 from longrope_vllm.rope_block import check_fits, read_rope_block
 
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt", "tekken.json")
@@ -73,7 +73,7 @@ def check_fit(recipe: Recipe, *, processes: int | None = None) -> Fit:
     block = read_rope_block(config)
     geometry = Geometry.from_config(config) if block is None else block.geometry
     own = own_tier(geometry) if block is None else block.tiers[0]
-    heads, kv_heads = _heads(config)
+    heads, kv_heads = heads_of(config)
     fit = Fit(
         config=config,
         geometry=geometry,
@@ -82,55 +82,13 @@ def check_fit(recipe: Recipe, *, processes: int | None = None) -> Fit:
         heads=heads,
         kv_heads=kv_heads,
         device=device_named(recipe.device),
-        processes=_launched() if processes is None else processes,
+        processes=launched() if processes is None else processes,
     )
     _check_ways(recipe, fit)
     _check_installed(recipe)
     _check_device(recipe, fit)
     _check_window(recipe, fit)
     return fit
-
-
-def settled(recipe: Recipe, *, processes: int | None = None) -> Recipe:
-    """``recipe`` with what ``parallel`` ``auto`` stands for in its place.
-
-    ``processes`` as for ``check_fit``. Raises ``LongRopeError`` for a checkpoint that cannot be read.
-    """
-    processes = _launched() if processes is None else processes
-    ways = recipe.ways or processes or 1
-    if recipe.parallel != "auto":
-        return recipe
-    if ways == 1 or device_named(recipe.device).type != "cuda" or find_spec("deepspeed") is None:
-        return replace(recipe, parallel="single")
-    heads, kv_heads = _heads(text_config(read_config(recipe.model)))
-    return replace(recipe, parallel="sp" if ways in shared_by(heads, kv_heads) else "single")
-
-
-def check_shared(parallel: str, ways: int, *, heads: int, kv_heads: int) -> None:
-    """Raise ``TrainingError`` unless ``ways`` processes can share a row.
-
-    Ulysses gives each of them whole heads: as many queries each, and keys and values as many each or each of them to as
-    many processes (the rule of DeepSpeed's ``UlyssesSPAttentionHF``). A ring takes any number.
-    """
-    if parallel != "sp":
-        return
-    if heads % ways:
-        raise TrainingError(
-            f"Expected attention heads that {ways} processes can share out, found {heads} in config.json: give --ways "
-            f"{_ways_text(heads, kv_heads)}, or --parallel cp."
-        )
-    if kv_heads % ways and ways % kv_heads:
-        raise TrainingError(
-            f"Expected ways that divide the {kv_heads} heads of keys and values, or a multiple of them, found {ways}: "
-            f"give --ways {_ways_text(heads, kv_heads)}, or --parallel cp."
-        )
-
-
-def shared_by(heads: int, kv_heads: int) -> tuple[int, ...]:
-    """The numbers of processes above one that Ulysses can share these heads out to, ascending."""
-    return tuple(
-        ways for ways in range(2, heads + 1) if heads % ways == 0 and (kv_heads % ways == 0 or ways % kv_heads == 0)
-    )
 
 
 def _stage_fit(recipe: Recipe, stage: Stage, config: Mapping[str, Any], own: Tier) -> StageFit:
@@ -250,12 +208,6 @@ def _check_ring(recipe: Recipe, fit: Fit) -> None:
             )
 
 
-def _heads(config: Mapping[str, Any]) -> tuple[int, int]:
-    """Of queries, and of keys and values."""
-    heads = positive_int(config, "num_attention_heads")
-    return heads, heads if config.get("num_key_value_heads") is None else positive_int(config, "num_key_value_heads")
-
-
 def _sliding_window(config: Mapping[str, Any]) -> int | None:
     """Tokens that some layers see, or None where all see everything."""
     kinds = config.get("layer_types")
@@ -263,13 +215,3 @@ def _sliding_window(config: Mapping[str, Any]) -> int | None:
         return None
     window: int | None = config.get("sliding_window")
     return window
-
-
-def _launched() -> int | None:
-    """Processes of the run as its launcher says, or None."""
-    found = os.environ.get("WORLD_SIZE", "")
-    return int(found) if found.isdecimal() and int(found) else None
-
-
-def _ways_text(heads: int, kv_heads: int) -> str:
-    return " or ".join(map(str, shared_by(heads, kv_heads))) or "1"

@@ -9,10 +9,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from longrope_training.fit import shared_by
 from longrope_training.memory_plan import Layout, TrainingMemory
 from longrope_training.model_shape import ModelShape
 from longrope_training.recipe import Parallel, Tuning
+from longrope_training.sharing import shared_by
 from longrope_training.step_time import tokens_per_second
 from longrope_vllm.gpus import Gpus
 

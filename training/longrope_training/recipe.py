@@ -182,7 +182,7 @@ class Recipe:
 
     @property
     def alone(self) -> bool:
-        """True where each process has rows of its own; ``fit.settled`` says what ``auto`` stands for."""
+        """True where each process has rows of its own; ``sharing.settled`` says what ``auto`` stands for."""
         return self.parallel in ("auto", "single")
 
 

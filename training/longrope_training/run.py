@@ -25,7 +25,7 @@ from longrope_training.data.schedule import Schedule
 from longrope_training.data.streams import Streams
 from longrope_training.export import export, keep_adapters
 from longrope_training.first_loss import FirstLoss
-from longrope_training.fit import Fit, check_fit, settled
+from longrope_training.fit import Fit, check_fit
 from longrope_training.loss_plot import loss_png
 from longrope_training.memory_plan import TrainingMemory, plan_of
 from longrope_training.metrics import Metrics, read_metrics
@@ -35,6 +35,7 @@ from longrope_training.model_card import model_card
 from longrope_training.parallel import Processes
 from longrope_training.progress import TextWatch, Watch
 from longrope_training.recipe import Recipe
+from longrope_training.sharing import settled
 from longrope_training.trainer import LongContextTrainer
 from longrope_training.trainer_settings import trainer_settings
 from longrope_vllm.atomic import write_atomically
