@@ -15,8 +15,8 @@ from longrope_vllm.geometry import positive_int, read_config, text_config
 def settled(recipe: Recipe, *, processes: int | None = None) -> Recipe:
     """``recipe`` with what ``parallel`` ``auto`` stands for in its place.
 
-    ``processes`` of the run are those that a launcher says (``WORLD_SIZE``) unless named. Raises ``LongRopeError`` for a
-    checkpoint that cannot be read.
+    ``processes`` of the run are those that a launcher says (``WORLD_SIZE``) unless named. Raises ``LongRopeError`` for
+    a checkpoint that cannot be read.
     """
     processes = launched() if processes is None else processes
     ways = recipe.ways or processes or 1
