@@ -161,7 +161,6 @@ def measured(buildah: Buildah, asked: argparse.Namespace) -> tuple[str, bool]:
     with tempfile.TemporaryDirectory() as folder:
         linked = tiered(Path(folder) / "linked", WINDOW, LONGEST, **THIN)
         model = shutil.copytree(linked, Path(folder) / "model")  # links would lead nowhere in the container
-        Path(folder).chmod(0o755)
         for path in model.iterdir():
             path.chmod(0o644)  # the server has a user of its own
         with buildah.container("--volume", f"{model}:/model:ro") as container:

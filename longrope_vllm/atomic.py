@@ -10,8 +10,8 @@ def write_atomically(path: Path, content: str | bytes, *, mode: int = 0o644) -> 
     """Replace ``path`` by ``content`` (text as UTF-8); the bytes are on disk before the name points at them.
 
     Keeps the mode of a file that is replaced, and its owner and group as far as that is allowed: root may write what
-    somebody else reads. A new one gets ``mode``. Raises ``OSError`` and leaves no temporary file
-    behind when the disk is full or the folder is read-only.
+    somebody else reads. A new one gets ``mode``. Raises ``OSError`` and leaves no temporary file behind when the disk
+    is full or the folder is read-only.
     """
     data = content.encode() if isinstance(content, str) else content
     before = path.stat() if path.exists() else None

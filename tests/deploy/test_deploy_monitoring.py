@@ -10,6 +10,7 @@ import pytest
 import yaml
 from prometheus_client import REGISTRY
 
+from longrope_vllm.plan.timeouts import BESIDE
 from longrope_vllm.plugin import metrics
 from manifests import DEPLOY, ROOT, checked, manifests, the, tool
 
@@ -78,6 +79,12 @@ def test_the_alerts_fire_when_they_should(overlay: str, tmp_path: Path) -> None:
     shutil.copy(CASES[overlay], tmp_path)
     checked(tool("promtool"), "check", "rules", "--lint=all", "--lint-fatal", tmp_path / "rules.yaml")
     checked(tool("promtool"), "test", "rules", tmp_path / CASES[overlay].name)
+
+
+def test_the_longest_first_token_of_the_guide_has_a_bucket() -> None:
+    """Above the last one a quantile is the last one, and the alert would never fire."""
+    minutes = re.findall(r"–(\d+) min \|", (ROOT / "docs" / "deploy.md").read_text())
+    assert metrics.FIRST_TOKEN_SECONDS._upper_bounds[-2] > 60 * BESIDE * max(map(int, minutes))
 
 
 def test_every_alert_has_a_case_and_a_chapter() -> None:

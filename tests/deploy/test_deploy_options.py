@@ -43,4 +43,5 @@ def test_the_commands_of_compose_and_systemd_are_taken() -> None:
     for arguments in (composes, systemds):
         ours, engine = parsed(arguments)
         assert ours.keys is not None
+        assert ours.progress_limit == 300  # of the plan, as in the chart
         assert engine.port == 8000

@@ -9,7 +9,7 @@ import jsonschema
 import pytest
 import yaml
 
-from manifests import DEPLOY, OVERLAYS, ROOT, checked, manifests, objects, of_kind, pods, template, tool
+from manifests import DEPLOY, OVERLAYS, ROOT, checked, manifests, objects, of_kind, pods, template, the, tool
 
 every_overlay = pytest.mark.parametrize("overlay", OVERLAYS)
 HERE = Path(__file__).parent
@@ -150,6 +150,14 @@ def test_values_that_cannot_work_are_refused_with_a_sentence(options: tuple[str,
     done = template(*(word for option in options for word in ("--set", option)))
     assert done.returncode != 0
     assert sentence in done.stderr
+
+
+def test_a_private_registry_and_a_way_out_of_ones_own_are_asked_for() -> None:
+    way = "networkPolicy.egress[0].to[0].ipBlock.cidr=10.1.0.0/16"
+    found = objects(template(*PLENTY, "--set", f"nginx.image.pullSecrets={{b}},{way}").stdout)
+    proxy = the("Deployment", found, "longrope-proxy")["spec"]["template"]["spec"]
+    assert proxy["imagePullSecrets"] == [{"name": "b"}]
+    assert {"to": [{"ipBlock": {"cidr": "10.1.0.0/16"}}]} in the("NetworkPolicy", found)["spec"]["egress"]
 
 
 def test_yaml_files_have_one_style() -> None:

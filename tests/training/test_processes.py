@@ -8,6 +8,7 @@ import pytest
 
 from longrope_training.parallel import Processes, parallel_settings
 from longrope_training.recipe import DataSource, Recipe, Stage
+from longrope_training.run import _wait_for
 from longrope_vllm.errors import TrainingError
 
 STEPS = 5
@@ -67,6 +68,23 @@ def test_all_processes_of_a_ring_read_the_same_rows(tmp_path: Path) -> None:
     recipe = _recipe(tmp_path, parallel="cp", batch=4)
     first, second = (Processes(rank=rank, world=2, ways=2).rows(recipe, step=0) for rank in (0, 1))
     assert first == second
+
+
+def test_gpus_that_one_process_leaves_alone_are_named(tmp_path: Path) -> None:
+    recipe, alone = _recipe(tmp_path, parallel="single"), Processes(rank=0, world=1, ways=1)
+    assert alone.told(recipe, gpus=8).endswith("8 GPUs are there, accelerate launch --num_processes 8 uses all")
+    for gpus in (0, 1):
+        assert alone.told(recipe, gpus=gpus) == "parallel single: 1 rows at a time, 1 of 1 processes for each"
+
+
+def test_a_node_that_does_not_see_what_the_first_process_writes_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("longrope_training.run._PATIENCE", 0.1)
+    with pytest.raises(TrainingError, match="so put it on a file system that they share"):
+        _wait_for(tmp_path / "recipe.json")
+    (tmp_path / "recipe.json").touch()
+    _wait_for(tmp_path / "recipe.json")
 
 
 def test_deepspeed_takes_the_settings_of_any_number_of_processes(

@@ -169,6 +169,11 @@ def test_the_steps_of_longrope2_are_ten_billion_tokens(folder: Path) -> None:
         ),
         ("steps = 400", "step = 400", "found 'step' in stage in .*recipe.toml: did you mean steps"),
         ('rows = "short"', 'rows = "few"', "Expected long, short or both as data.rows, found 'few'"),
+        (
+            'upsample_from = "64k"',
+            "upsample = 5",
+            "Expected upsample_from, the length of a long document, with upsample",
+        ),
         ('source = "stdlib"', 'source = ""', "Expected a source of text in data, found an empty one"),
         ('factors = "longer.json"', 'factors = "none.json"', "found no file at .*none.json. .in .*recipe.toml"),
         ("batch = 4", "batch = ", "Expected a recipe in TOML in .*recipe.toml, found"),

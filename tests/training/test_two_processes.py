@@ -35,5 +35,7 @@ def test_two_processes_train_as_one(
         env=os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"},
     )
     assert run.returncode == 0, run.stderr[-3000:]
+    groups, ways = (1, 2) if parallel == "sp" else (2, 1)
+    assert f"parallel {parallel}: {groups} rows at a time, {ways} of 2 processes for each" in run.stdout
     for one, two in zip(losses(tmp_path / "one"), losses(tmp_path / "two"), strict=True):
         assert two == pytest.approx(one, rel=1e-5)

@@ -59,6 +59,14 @@ class Processes:
         """True for the one process that writes."""
         return self.rank == 0
 
+    def told(self, recipe: Recipe, *, gpus: int) -> str:
+        """How rows are shared out, for whoever starts the run on a machine with so many ``gpus``."""
+        line = (
+            f"parallel {recipe.parallel}: {self.groups} rows at a time, {self.ways} of {self.world} processes for each"
+        )
+        unused = f"; {gpus} GPUs are there, accelerate launch --num_processes {gpus} uses all"
+        return line + unused * (self.world == 1 and gpus > 1)
+
     def micro_batches(self, recipe: Recipe) -> int:
         """Rows of each group in one step."""
         return recipe.batch // self.groups

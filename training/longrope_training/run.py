@@ -59,6 +59,7 @@ def train(recipe: Recipe, console: Console) -> Path:
     if fit.device.type == "cuda" and "LOCAL_RANK" in os.environ:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))  # before memory is looked at, on this process's own GPU
     shown = console if processes.first else Console(quiet=True)
+    shown.print(processes.told(recipe, gpus=torch.cuda.device_count() if fit.device.type == "cuda" else 0))
     run = _Run(recipe=recipe, fit=fit, processes=processes, memory=plan_of(recipe, fit), console=shown)
     with run.held():
         run.keep_recipe()
