@@ -17,9 +17,9 @@ Course = tuple[tuple[int, float], ...]
 
 
 def course(out: Path) -> Course:
-    """Of the search that wrote ``out``, from the study beside it."""
+    """Of the search that wrote ``out``, from the study beside it; the longest length of several."""
     storage = open_storage(str(out.with_suffix(".study.log")), make=False)
-    (found,) = so_far(plan(Request.of_shared(requests(storage)[0])), storage)
+    *_, found = so_far(plan(Request.of_shared(requests(storage)[0])), storage)
     best, points = math.inf, []
     for moment in found.history:
         if moment.complete:

@@ -46,17 +46,21 @@ class Search:
         """From ``out`` and its study."""
         origin = read_factors(out).origin
         ((_, measured),) = origin.measurements["lengths"].items()
-        seconds = _SECONDS.findall(out.with_suffix(".study.log").read_text())
         return cls(
             name=name,
-            command=_bare(origin.command or ""),
+            command=bare_command(origin.command or ""),
             measured=measured,
             course=course(out),
-            minutes=sum(map(float, seconds)) / 60,
+            minutes=minutes_of(out),
         )
 
 
-def _bare(command: str) -> str:
+def minutes_of(out: Path) -> float:
+    """Of all passes of the search that wrote ``out``."""
+    return sum(map(float, _SECONDS.findall(out.with_suffix(".study.log").read_text()))) / 60
+
+
+def bare_command(command: str) -> str:
     """Without the folders of the machine it ran on."""
     return re.sub(r"(?<!\S)/\S*/", "", command)
 
@@ -68,7 +72,7 @@ def table(searches: Sequence[Search]) -> str:
         ["factors", "evaluations", "token-forwards", "minutes", "its documents", "held-out documents"],
         ["---", *["---:"] * 5],
     ]
-    rows += [[name, "", "", "", "", _perplexity(loss)] for name, loss in closed.items()]
+    rows += [[name, "", "", "", "", perplexity_of(loss)] for name, loss in closed.items()]
     for search in searches:
         found = search.measured
         rows.append(
@@ -77,14 +81,15 @@ def table(searches: Sequence[Search]) -> str:
                 str(found["evaluations"]),
                 f"{found['token_forwards']:,}",
                 f"{search.minutes:.0f}",
-                _perplexity(found["search_loss"]),
-                _perplexity(found["held_out_loss"]["searched"]),
+                perplexity_of(found["search_loss"]),
+                perplexity_of(found["held_out_loss"]["searched"]),
             ]
         )
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
-def _perplexity(loss: float) -> str:
+def perplexity_of(loss: float) -> str:
+    """As it stands in a table."""
     return f"{math.exp(loss):.3f}"
 
 
@@ -102,7 +107,7 @@ def documents(searches: Sequence[Search]) -> str:
 def evaluation(title: str, folder: Path) -> str:
     """A section with the report of ``folder``; its own sections come one level deeper."""
     _, _, report = (folder / "report.md").read_text().partition("\n\n")
-    deeper = _bare(report).replace("\n## ", "\n### ")
+    deeper = bare_command(report).replace("\n## ", "\n### ")
     return f"\n## {title}\n\n{deeper}"
 
 

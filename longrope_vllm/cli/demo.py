@@ -31,14 +31,19 @@ _ENVIRONMENT = {"VLLM_CPU_KVCACHE_SPACE": "1"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The demo takes no options."""
+    """Options of the demo."""
+    parser.add_argument("--fetch", metavar="LINK", type=Path, help="only make the model, and link it there")
 
 
 def run(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
     """Print both servers' answers side by side; exit code 0 when the fact was found past the trained window."""
-    parser.parse_args(arguments)
+    link = parser.parse_args(arguments).fetch
     console = Console()
     model = demo_model(console.print)
+    if link is not None:
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(model)
+        return 0
     factors = load_preset(NAME)
     console.print(f"factors: {factors.origin.note}")
     questions = [long_question(model), *SHORT_QUESTIONS]

@@ -24,23 +24,22 @@ PIECE = 2 * LONGEST
 @pytest.mark.slow
 @pytest.mark.vllm
 def test_the_tiny_recipe_reads_eight_windows_better_and_one_as_before(trained: Path, tmp_path: Path) -> None:
-    text, held_out, out = _pieces(tmp_path / "text.jsonl"), held_out_text(tmp_path), tmp_path / "out"
+    texts, out = tmp_path / "texts", tmp_path / "out"
+    for name in ("train", "held_out"):
+        (texts / name).mkdir(parents=True)
+    _pieces(texts / "train" / "pieces.jsonl")
+    held_out = held_out_text(texts / "held_out")
     environment = os.environ | {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "PORT": str(free_port()),
         "VLLM_CPU_KVCACHE_SPACE": "1",
     }
-    run = subprocess.run(
-        ["bash", str(RECIPE), str(trained), str(text), str(held_out), str(out)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=environment,
-    )
+    command = ["bash", str(RECIPE), str(trained), str(texts), str(out)]
+    run = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-2000:]
     assert json.loads((out / "answer.json").read_text())["choices"][0]["text"]
-    assert "## Evaluation" in (out / "second" / "merged" / "README.md").read_text()
-    before, after = _losses(trained, out, held_out), _losses(out / "second" / "merged", out, held_out)
+    assert "## Evaluation" in (out / "merged" / "README.md").read_text()
+    before, after = _losses(trained, out, held_out), _losses(out / "merged", out, held_out)
     assert after[LONGEST] < before[LONGEST] - 0.02, "eight windows are read better under the same factors"
     assert after[64] < before[64] + 0.01, "and one as before, to one per cent of its perplexity"
 
@@ -58,7 +57,7 @@ def _losses(model: Path, out: Path, held_out: Path) -> dict[int, float]:
     """Mean loss of documents it has not seen, at one and at eight windows, under the factors that were tuned with."""
     module, factors = (
         AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32),
-        read_factors(out / "second.json"),
+        read_factors(out / "first.json"),
     )
     codes = torch.frombuffer(bytearray(held_out.read_bytes()), dtype=torch.uint8).long().view(EXCERPTS, LONGEST)
     found = {}

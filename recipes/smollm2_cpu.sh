@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# SmolLM2-135M-Instruct, trained on 8k, on two CPU cores: factors for 16k, fine-tuning with them, and 32k by a second search.
+#
+#   recipes/smollm2_cpu.sh OUT [--list] [--budget 25m]
+#
+# Needs bible (Debian's package bible-kjv), 6 GB of memory, and a package index for model and texts. About ten hours.
+
+source "$(dirname "$0")/line.sh"
+recipe "out" "$@"
+model=$out/smollm2-135m-instruct texts=$out/texts
+
+lengths=2k,8k first=16k stages=16k:20 share=1 far=32k short=4k,8k
+cost=(
+  [first]="50 minutes" [evolution]="an hour" [longrope2]="an hour" [tuned]="an hour" [far]="an hour and a half"
+  [short]="20 minutes" [eval]="five hours" [answer]="a minute"
+)
+searching=(--samples 3 --held-out 3 --finalists 1 --start-tokens 0)
+by_default=(--method gradient+cma --steps 10 --evaluations 10)
+by_evolution=(--method evolution --population 8 --iterations 5)
+by_longrope2=(--space longrope2 --objective needle --method evolution --population 8 --iterations 5)
+by_far=(--method gradient --steps 6)
+by_short=(--method cma --evaluations 12)
+training=(--batch 1 --short-share 0.5 --learning-rate 5e-5 --warmup 2 --save-every 4 --keep 2)
+tasks="ppl passkey ruler"
+measuring_near=(--samples 3 --depths 5 --trials 2)
+measuring_far=(--samples 3 --depths 5 --trials 1)
+ruler=(--ruler-tasks niah_single_1,niah_multikey_1,ruler_vt,ruler_fwe --ruler-samples 3)
+serving=(--dtype bfloat16 --enforce-eager)
+export VLLM_CPU_KVCACHE_SPACE=${VLLM_CPU_KVCACHE_SPACE:-2}
+
+step "$model" "a minute" longrope demo --fetch "$model"
+step "$texts" "a minute" python "$(dirname "$0")/texts.py" "$texts"
+line

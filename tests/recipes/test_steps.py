@@ -1,0 +1,84 @@
+"""``recipes/steps.sh``: what is done is passed over, and a run can be listed, interrupted and continued."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+STEPS = Path(__file__).parents[2] / "recipes" / "steps.sh"
+RECIPE = f"""#!/usr/bin/env bash
+# Two files.
+#
+#   two.sh SOURCE OUT
+
+source {STEPS}
+recipe "source out" "$@"
+step "$out/copy" "a second" cp "$source" "$out/copy"
+step "$out/late" "a minute" late
+"""
+LATE = 'late() { sleep ${SECONDS_NEEDED:-0} && touch "$out/late"; }\n'
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    place = tmp_path / "two.sh"
+    place.write_text(RECIPE.replace("step ", LATE + "step ", 1))
+    (tmp_path / "text").write_text("something")
+    return place
+
+
+def run(recipe: Path, *words: str, needed: int = 0) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["bash", recipe, *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=recipe.parent,
+        env={"PATH": "/usr/bin:/bin", "SECONDS_NEEDED": str(needed)},
+    )
+
+
+def test_each_step_says_its_cost_and_runs_once(recipe: Path) -> None:
+    first = run(recipe, "text", ".")
+    assert first.returncode == 0, first.stderr
+    assert "== ./copy: a second" in first.stdout
+    assert (recipe.parent / "copy").read_text() == "something"
+    (recipe.parent / "text").unlink()
+    again = run(recipe, "text", ".")
+    assert (again.returncode, again.stdout) == (0, "")
+
+
+def test_a_list_says_what_there_is_to_do_and_does_nothing(recipe: Path) -> None:
+    (recipe.parent / "copy").touch()
+    listed = run(recipe, "text", ".", "--list")
+    assert [line.split() for line in listed.stdout.splitlines()] == [
+        ["done", "./copy", "a", "second"],
+        ["to", "do", "./late", "a", "minute"],
+    ]
+    assert not (recipe.parent / "late").exists()
+
+
+def test_a_spent_budget_ends_the_run_and_the_next_one_goes_on(recipe: Path) -> None:
+    ended = run(recipe, "text", ".", "--budget", "1s", needed=30)
+    assert ended.returncode == 124
+    assert "The budget of 1s is spent: the same command goes on from here." in ended.stderr
+    assert (recipe.parent / "copy").exists()
+    assert not (recipe.parent / "late").exists()
+    assert run(recipe, "text", ".", "--budget", "20s").returncode == 0
+    assert (recipe.parent / "late").exists()
+
+
+def test_a_step_that_fails_ends_the_run_with_its_exit_code(recipe: Path) -> None:
+    failed = run(recipe, "absent", ".", "--budget", "20s")
+    assert failed.returncode == 1
+    assert not (recipe.parent / "late").exists()
+
+
+@pytest.mark.parametrize(
+    "words", [(), ("text",), ("text", ".", "more"), ("text", ".", "--fast"), ("text", ".", "--budget")]
+)
+def test_other_words_get_the_head_of_the_recipe(recipe: Path, words: tuple[str, ...]) -> None:
+    refused = run(recipe, *words)
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("usage: ")
+    assert "SOURCE OUT [--list] [--budget TIME]\n\nTwo files." in refused.stderr
