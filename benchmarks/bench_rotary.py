@@ -1,6 +1,6 @@
 """Rotary embedding of a longrope checkpoint: stock vLLM's class, ours, and the plain rope of a model without longrope.
 
-    python benchmarks/bench_rotary.py --out benchmarks/results/rotary_cpu_DATE.md
+    python benchmarks/bench_rotary.py --out benchmarks/results/rotary_cpu_DATE.md [--device cuda]
 
 32 query heads and 8 key heads, bfloat16, positions up to 131,072, for 1, 64 and 2,048 tokens and head sizes 64, 96 and
 128. Ours reads the rows of a step once and rotates with vLLM's own op in every layer, so both are measured and put
@@ -32,6 +32,8 @@ HEADS, KV_HEADS, LAYERS = 32, 8, 32
 WINDOW, LENGTH, BASE = 8_192, 131_072, 500_000.0
 TOKENS, HEAD_SIZES = (1, 64, 2_048), (64, 96, 128)
 ROUNDS = 31
+REPEATS = {"cpu": 128, "cuda": 1 << 13}
+"""Tokens that are rotated between two looks at the clock: on a GPU a call takes as long as its launch."""
 
 Inputs = tuple[Tensor, Tensor, Tensor]
 """Positions, queries, keys."""
@@ -77,6 +79,12 @@ def rotaries(folder: Path, head_size: int) -> dict[str, nn.Module]:
         }
 
 
+def waited() -> None:
+    """All that was begun on the device has ended."""
+    if torch.get_default_device().type == "cuda":
+        torch.cuda.synchronize()
+
+
 def inputs(tokens: int, head_size: int) -> Inputs:
     """One long sequence's last ``tokens`` positions and random states."""
     query, key = (torch.randn(tokens, heads * head_size, dtype=torch.bfloat16) for heads in (HEADS, KV_HEADS))
@@ -106,9 +114,11 @@ def times(subjects: dict[str, Callable[[], object]], given: Inputs, repeat: int)
             for states, first in zip(given[1:], fresh, strict=True):
                 states.copy_(first)  # turned in place: a magnitude above 1 would grow without end
             call()  # the caches hold what the subject before left
+            waited()
             started = time.perf_counter()
             for _ in range(repeat):
                 call()
+            waited()
             found[name].append(1e6 * (time.perf_counter() - started) / repeat)
     return found
 
@@ -149,11 +159,13 @@ def main() -> None:
     """Measure and write the results page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (cpu)")
     asked = parser.parse_args()
     torch.manual_seed(0)
     torch.set_num_threads(1)
+    torch.set_default_device(asked.device)
     lines = [
-        "# Rotary embedding of a longrope checkpoint on the CPU",
+        f"# Rotary embedding of a longrope checkpoint on {asked.device}",
         "",
         f"{HEADS} query and {KV_HEADS} key heads, bfloat16, positions up to {LENGTH:,}. Microseconds, medians of "
         f"{ROUNDS} rounds in turns on one thread; ratios round by round, with quartiles. 'rows' is read once a step, "
@@ -172,7 +184,7 @@ def main() -> None:
             for tokens in TOKENS:
                 given = inputs(tokens, head_size)
                 accuracy = errors(modules, tier, given)
-                measured = times(calls(modules, given), given, repeat=max(1, 128 // tokens))
+                measured = times(calls(modules, given), given, repeat=max(1, REPEATS[asked.device] // tokens))
                 lines.append(line(tokens, head_size, measured, accuracy))
     lines += ["", provenance("python benchmarks/bench_rotary.py")]
     asked.out.write_text("\n".join(lines) + "\n")

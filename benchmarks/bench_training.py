@@ -1,12 +1,12 @@
 """Training against a plain loop of transformers' Trainer: memory and tokens a second by length, on one model.
 
-    python benchmarks/bench_training.py MODEL --factors FILE --documents SOURCE --out PAGE.md
+    python benchmarks/bench_training.py MODEL --documents SOURCE --out PAGE.md [--factors FILE]
         [--plain 2k,4k,8k] [--ours 12k,16k]
 
-The plain loop is what its documentation shows: the model in float32 under bfloat16 autocast, labels given, loss by the
-model. It runs as it is, and with gradient checkpointing. Ours is ``longrope train``, in full, which trains past the
-window only. Each runs two steps of one row in a process of its own; memory is the peak of that process, tokens a second
-those of the second step.
+The plain loop is what its documentation shows: the model in float32 under bfloat16 autocast, labels given, loss by
+the model. It runs as it is, and with gradient checkpointing. Ours is ``longrope train``, in full, which trains past
+the window only, with YaRN's factors where no file is named. On the GPU where there is one. Each runs two steps of one
+row in a process of its own; memory is the peak of that process, tokens a second those of the second step.
 """
 
 import argparse
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Measure all cases, each in a process of its own, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
-    parser.add_argument("--factors", type=Path, required=True)
+    parser.add_argument("--factors", type=Path)
     parser.add_argument("--documents", required=True)
     parser.add_argument("--plain", default="2k,4k,8k")
     parser.add_argument("--ours", default="12k,16k")
@@ -101,7 +101,7 @@ def _plain(asked: argparse.Namespace, length: int, *, checkpointing: bool) -> tu
             max_steps=STEPS,
             per_device_train_batch_size=1,
             bf16=True,
-            use_cpu=True,
+            use_cpu=not torch.cuda.is_available(),
             gradient_checkpointing=checkpointing,
             save_strategy="no",
             report_to=[],
@@ -109,7 +109,9 @@ def _plain(asked: argparse.Namespace, length: int, *, checkpointing: bool) -> tu
         )
         model = AutoModelForCausalLM.from_pretrained(asked.model, dtype=torch.float32)
         Trainer(model=model, args=settings, train_dataset=rows, callbacks=[clock]).train()
-    return peak_memory(torch.device("cpu")), length / (clock.ends[-1] - clock.ends[-2])
+    return peak_memory(torch.device("cuda" if torch.cuda.is_available() else "cpu")), length / (
+        clock.ends[-1] - clock.ends[-2]
+    )
 
 
 def _as_it_is(asked: argparse.Namespace, length: int) -> tuple[int, float]:
@@ -125,16 +127,24 @@ def _ours(asked: argparse.Namespace, length: int) -> tuple[int, float]:
     from longrope_vllm.cli.main import main as longrope
 
     with tempfile.TemporaryDirectory() as folder:
-        words = ["train", str(asked.model), "--factors", str(asked.factors), "--stage", f"{length}:{STEPS}"]
-        words += ["--batch", "1", "--data", asked.documents, "--out", folder, "--device", "cpu"]
+        factors = asked.factors or _yarn(asked.model, length, Path(folder) / "factors.json")
+        words = ["train", str(asked.model), "--factors", str(factors), "--stage", f"{length}:{STEPS}"]
+        words += ["--batch", "1", "--data", asked.documents, "--out", f"{folder}/out"]
         stdout = os.dup(1)
         os.dup2(2, 1)  # what it prints is not the result
         try:
             assert longrope(words) == 0
         finally:
             os.dup2(stdout, 1)
-        last = read_metrics(Path(folder) / "metrics.jsonl")[-1]
+        last = read_metrics(Path(folder) / "out" / "metrics.jsonl")[-1]
     return last["memory"], last["tokens_per_second"]
+
+
+def _yarn(model: Path, length: int, file: Path) -> Path:
+    from longrope_vllm import Factors, Geometry, write_factors
+
+    write_factors(file, Factors.from_baseline("yarn", Geometry.from_checkpoint(model), length))
+    return file
 
 
 OURS = "longrope train"

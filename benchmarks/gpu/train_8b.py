@@ -1,0 +1,43 @@
+"""Training by length on a model of Llama 3's shape with 8B random weights: what fits, and how fast it is.
+
+    python benchmarks/gpu/train_8b.py TOKENIZER --documents SOURCE --ours 32k,64k --out PAGE.md
+
+Makes the checkpoint (16 GB, for the time of the run) and hands it to ``bench_training.py``. TOKENIZER is a checkpoint
+whose tokenizer it takes. Losses of random weights mean nothing; memory and time do not depend on what the weights are.
+"""
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+SHAPE = {
+    "hidden_size": 4096,
+    "intermediate_size": 14_336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "vocab_size": 128_256,
+    "max_position_embeddings": 8192,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 500_000.0},
+}
+
+
+def main() -> int:
+    """Make the checkpoint, measure, and put it away."""
+    torch.set_default_device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.set_default_dtype(torch.bfloat16)
+    with tempfile.TemporaryDirectory() as folder:
+        LlamaForCausalLM(LlamaConfig(**SHAPE)).save_pretrained(folder)
+        AutoTokenizer.from_pretrained(sys.argv[1]).save_pretrained(folder)
+        bench = Path(__file__).parents[1] / "bench_training.py"
+        return subprocess.run(
+            [sys.executable, str(bench), folder, "--plain", "8k", *sys.argv[2:]], check=False
+        ).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())

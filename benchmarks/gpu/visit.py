@@ -1,0 +1,226 @@
+"""Run the list of experiments on a machine that is at hand for a short time, the most valuable first.
+
+    python benchmarks/gpu/visit.py RESULTS --model MODEL --texts TEXTS [--wheels WHEELS] [--budget 25m] [--form small]
+                                   [--only NAME,...] [--again] [--list]
+
+``experiments.toml`` says what they are. Each has a folder in RESULTS with its log, its results and ``state.json``,
+which are there as soon as it ends; ``RESULTS/summary.md`` lists all. When the budget is spent the running one is
+interrupted, and the next visit, with the same RESULTS, goes on: what is done is passed over, what failed is tried
+again with ``--again`` alone. WHEELS are installed first, into ``RESULTS/../site``, without an index; the machine's
+own packages stay. The form ``small`` is for a CPU and for trying the list out.
+
+Exit code: 0 all done, 3 some are left, 1 some failed.
+"""
+
+import argparse
+import json
+import os
+import platform
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
+_LEAST = 10.0
+"""Seconds below which nothing new is begun."""
+_GRACE = 20.0
+"""Seconds that an interrupted experiment has to put things down."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """One entry of the list."""
+
+    name: str
+    question: str
+    minutes: float
+    """About, in the form that runs."""
+    command: str
+    """With the values of the form, ``{out}``, ``{model}``, ``{texts}`` and ``{budget}`` (seconds left) in braces."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class State:
+    """How an experiment stands."""
+
+    state: str
+    """``done``, ``failed`` or ``unfinished``."""
+    seconds: float
+    """Over all visits."""
+    command: str
+    code: int
+    machine: str
+
+
+def read_list(path: Path, form: str) -> tuple[list[Experiment], Mapping[str, str]]:
+    """Experiments in their order, and the values of ``form``."""
+    stated = tomllib.loads(path.read_text())
+    if form not in stated["form"]:
+        sys.exit(f"Expected a form out of {', '.join(stated['form'])}, found {form!r}.")
+    values = stated["form"][form]
+    found = [
+        Experiment(
+            name=entry["name"],
+            question=entry["question"],
+            minutes=entry["minutes"][form],
+            command=" ".join(entry["command"].split()),
+        )
+        for entry in stated["experiment"]
+        if form in entry["minutes"]
+    ]
+    return found, values
+
+
+def read_state(folder: Path) -> State | None:
+    """Of an experiment that was begun."""
+    path = folder / "state.json"
+    return State(**json.loads(path.read_text())) if path.exists() else None
+
+
+def run(experiment: Experiment, folder: Path, command: str, *, limit: float, environment: Mapping[str, str]) -> State:
+    """One experiment for at most ``limit`` seconds; its state is on disk when this returns."""
+    folder.mkdir(parents=True, exist_ok=True)
+    before = read_state(folder)
+    started = time.monotonic()
+    with (folder / "log.txt").open("ab") as log:
+        log.write(f"$ {command}\n".encode())
+        log.flush()
+        process = subprocess.Popen(
+            shlex.split(command),
+            cwd=ROOT,
+            env={**os.environ, **environment},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            process_group=0,
+        )
+        interrupted = False
+        try:
+            process.wait(limit)
+        except subprocess.TimeoutExpired:
+            interrupted = True
+        finally:
+            _end(process)
+    seconds = time.monotonic() - started + (before.seconds if before else 0)
+    state = "unfinished" if interrupted else "failed" if process.returncode else "done"
+    found = State(state=state, seconds=round(seconds, 1), command=command, code=process.returncode, machine=machine())
+    unfinished = folder / ".state.json"
+    unfinished.write_text(json.dumps(asdict(found), indent=2) + "\n")
+    unfinished.replace(folder / "state.json")
+    return found
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """An interrupt to the experiment and all that it started, then an end."""
+    for number, seconds in ((signal.SIGINT, _GRACE), (signal.SIGKILL, None)):
+        try:
+            os.killpg(process.pid, number)
+        except ProcessLookupError:
+            return
+        try:
+            process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            continue
+
+
+def machine() -> str:
+    """GPUs and driver where there are some, else the processor."""
+    query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
+    try:
+        return subprocess.run(query, capture_output=True, text=True, check=True).stdout.strip().replace("\n", "; ")
+    except (OSError, subprocess.CalledProcessError):
+        return f"{len(os.sched_getaffinity(0))} cores of {platform.processor() or platform.machine()}, no GPU"
+
+
+def install(wheels: Path, site: Path) -> None:
+    """All ``wheels`` into ``site``, without an index and without asking what they need."""
+    if (site / ".complete").exists():
+        return
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-compile", "--upgrade"]
+    subprocess.run([*pip, "--target", str(site), *map(str, sorted(wheels.glob("*.whl")))], check=True)
+    (site / ".complete").touch()
+
+
+def summary(experiments: Sequence[Experiment], results: Path) -> str:
+    """All of them as a table."""
+    rows = ["| experiment | question | state | minutes |", "|---|---|---|---:|"]
+    for experiment in experiments:
+        found = read_state(results / experiment.name)
+        state, minutes = (
+            (found.state, f"{found.seconds / 60:.1f}") if found else ("to do", f"about {experiment.minutes:g}")
+        )
+        rows.append(f"| {experiment.name} | {experiment.question} | {state} | {minutes} |")
+    return "\n".join(rows) + "\n"
+
+
+def seconds(text: str) -> float:
+    """``25m``, ``90s``, ``2h``."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text)
+    if not found:
+        raise argparse.ArgumentTypeError(f"expected a time such as 25m, found {text!r}")
+    return float(found[1]) * _UNITS[found[2]]
+
+
+def main() -> int:
+    """Run what there is time for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("results", type=Path, metavar="RESULTS")
+    add("--model", type=Path, required=True, help="SmolLM2-135M-Instruct, as `longrope demo --fetch` makes it")
+    add("--texts", type=Path, required=True, help="as recipes/texts.py makes them")
+    add("--wheels", type=Path, help="to be installed first")
+    add("--budget", type=seconds, default=float("inf"), help="time for all, such as 25m")
+    add("--form", default="cuda", help="cuda, or small")
+    add("--only", default="", metavar="NAME,...", help="some of the list")
+    add("--again", action="store_true", help="try those again that failed")
+    add("--list", action="store_true", help="say how they stand, and end")
+    add("--experiments", type=Path, default=HERE / "experiments.toml", help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    ends = time.monotonic() + asked.budget
+    experiments, values = read_list(asked.experiments, asked.form)
+    unknown = set(filter(None, asked.only.split(","))) - {experiment.name for experiment in experiments}
+    if unknown:
+        sys.exit(f"Expected experiments out of {', '.join(each.name for each in experiments)}, found {min(unknown)!r}.")
+    results = asked.results.resolve()
+    if asked.list:
+        print(summary(experiments, results), end="")
+        return 0
+    results.mkdir(parents=True, exist_ok=True)
+    environment = {"PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1"}
+    if asked.wheels:
+        site = results.parent / "site"
+        install(asked.wheels.resolve(), site)
+        environment |= {"PYTHONPATH": str(site), "PATH": f"{site / 'bin'}:{os.environ['PATH']}"}
+    states = []
+    for experiment in experiments:
+        folder = results / experiment.name
+        found = read_state(folder)
+        over = found is not None and (found.state == "done" or (found.state == "failed" and not asked.again))
+        left = ends - time.monotonic()
+        if not over and left > _LEAST and (not asked.only or experiment.name in asked.only.split(",")):
+            command = experiment.command.format(
+                **values,
+                out=folder,
+                model=asked.model.resolve(),
+                texts=asked.texts.resolve(),
+                python=sys.executable,
+                budget=int(min(left, 1e6) - _GRACE / 2),
+            )
+            print(f"{experiment.name}: {experiment.question} about {experiment.minutes:g} minutes", flush=True)
+            found = run(experiment, folder, command, limit=left, environment=environment)
+            print(f"{experiment.name}: {found.state} after {found.seconds:.0f} s", flush=True)
+            (results / "summary.md").write_text(summary(experiments, results))
+        states.append(found.state if found else "to do")
+    return 1 if "failed" in states else 3 if set(states) - {"done"} else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
