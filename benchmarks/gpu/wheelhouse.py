@@ -1,6 +1,7 @@
 """Gather the wheels that a machine without a network lacks, on one that has it, for the other one's Python.
 
-    python benchmarks/gpu/wheelhouse.py WHEELS REQUIREMENT... [--python 3.12] [--present FILE] [--glibc 2.39]
+    python benchmarks/gpu/wheelhouse.py WHEELS REQUIREMENT... [--present FILE] [--without NAME,...] [--python 3.12]
+                                        [--glibc 2.39]
 
     python benchmarks/gpu/wheelhouse.py visit/wheels ".[search,train,eval]" "vllm==0.25.1" --present there.txt
 
@@ -154,6 +155,7 @@ def main() -> None:
     parser.add_argument("requirements", nargs="+", metavar="REQUIREMENT")
     parser.add_argument("--python", default="3.12", help="there (3.12)")
     parser.add_argument("--present", type=Path, metavar="FILE", help="what is installed there")
+    parser.add_argument("--without", default="", metavar="NAME,...", help="what it will do without")
     parser.add_argument("--glibc", default="2.39", help="there (2.39)")
     asked = parser.parse_args()
     asked.wheels.mkdir(parents=True, exist_ok=True)
@@ -161,7 +163,10 @@ def main() -> None:
         folder=asked.wheels,
         python=asked.python,
         glibc=int(asked.glibc.partition(".")[2]),
-        present=read_present(asked.present) if asked.present else {},
+        present={
+            **(read_present(asked.present) if asked.present else {}),
+            **{canonicalize_name(name): None for name in asked.without.split(",") if name},
+        },
     )
     for word in asked.requirements:
         if Path(word.partition("[")[0]).is_dir():
