@@ -64,9 +64,11 @@ class Plan:
 
     def factors(self, found: Sequence[Found], *, command: str) -> Factors:
         """The file of what was found."""
+        tuned = self.footing.tuned
+        before = tuned.origin if tuned is not None and tuned.origin.measurements else None
         return self.footing.with_tiers(
             [one.tier for one in found],
-            origin(self.request, found, model=self.model, revision=self.revision, command=command),
+            origin(self.request, found, model=self.model, revision=self.revision, command=command, before=before),
         )
 
 

@@ -86,8 +86,10 @@ class Found:
         }
 
 
-def origin(request: Request, found: Sequence[Found], *, model: str, revision: str, command: str) -> Origin:
-    """Where the factors come from, so that a reader can judge and repeat them."""
+def origin(
+    request: Request, found: Sequence[Found], *, model: str, revision: str, command: str, before: Origin | None
+) -> Origin:
+    """Where the factors come from, so that a reader can judge and repeat them; ``before``: those they multiply."""
     worse = [f"{one.best_baseline.label} at {one.length}" for one in found if one.best.loss >= one.best_baseline.loss]
     return Origin(
         method="search",
@@ -102,6 +104,7 @@ def origin(request: Request, found: Sequence[Found], *, model: str, revision: st
             "seed": request.seed,
             "versions": versions(),
             "lengths": {str(one.length): one.measurements() for one in found},
+            **({"before": {"command": before.command, **before.measurements}} if before else {}),
         },
     )
 

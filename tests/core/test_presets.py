@@ -1,45 +1,50 @@
-"""The shipped factors are what their own record says they are."""
+"""The shipped factors are what their own record says they are, and that says they are worth shipping."""
 
-from pathlib import Path
+from collections.abc import Mapping
+from typing import Any
 
 import pytest
 
-from longrope_vllm import Factors, Geometry
+from longrope_vllm import Geometry
 from longrope_vllm.errors import FactorsError
 from longrope_vllm.presets import load_preset, preset_names, preset_path
 
 SMOLLM2 = Geometry(
     head_size=64, rotary_dim=64, base=100_000.0, trained_window=8_192, max_positions=8_192, rope_type="default"
 )
-RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 
 
 @pytest.mark.parametrize("name", preset_names())
 def test_every_preset_says_where_it_comes_from(name: str) -> None:
+    origin = load_preset(name).origin
+    assert origin.method == "search"
+    assert all((origin.model, origin.revision, origin.command))
+    assert {"versions", "seed", "objective", "space"} <= origin.measurements.keys()
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_every_tier_of_a_preset_past_the_window_was_better_than_every_closed_form(name: str) -> None:
     preset = load_preset(name)
-    assert preset.max_length > preset.trained_window
-    origin = preset.origin
-    assert all((origin.method, origin.model, origin.command, origin.measurements))
+    own, *longer = preset.tiers
+    assert own.max_length >= preset.trained_window
+    measured = held_out(preset.origin.measurements)
+    assert sorted(measured) == [tier.max_length for tier in longer]
+    for length, losses in measured.items():
+        searched = losses.pop("searched")
+        assert {"none", "pi", "ntk", "yarn"} <= losses.keys()
+        assert searched < min(losses.values()), length
 
 
-def test_the_smollm2_preset_is_the_best_measured_baseline_and_no_other() -> None:
-    preset = load_preset("smollm2-135m-instruct")
-    preset.check_fits(SMOLLM2)
-    scores = preset.origin.measurements["perplexity_last_1024_of_16384"]
-    assert set(scores) == {"pi", "ntk", "yarn"}
-    best = min(scores, key=scores.__getitem__)
-    assert preset.origin.method == best
-    assert preset.tiers == Factors.from_baseline(best, SMOLLM2, 16_384).tiers
+def held_out(stated: Mapping[str, Any]) -> dict[int, dict[str, float]]:
+    """Length to losses on held-out documents, those that the search began with included."""
+    found = {int(length): dict(each["held_out_loss"]) for length, each in stated["lengths"].items()}
+    return (held_out(stated["before"]) if "before" in stated else {}) | found
 
 
-def test_the_numbers_of_the_preset_stand_in_its_results_page() -> None:
-    measurements = load_preset("smollm2-135m-instruct").origin.measurements
-    page = (RESULTS / measurements["page"]).read_text()
-    rows = {line.split("|")[1].strip(): line.split("|")[-2].strip() for line in page.splitlines() if line[:2] == "| "}
-    for method, score in measurements["perplexity_last_1024_of_16384"].items():
-        assert float(rows[method]) == score
+def test_the_smollm2_preset_fits_smollm2() -> None:
+    load_preset("smollm2-135m").check_fits(SMOLLM2)
 
 
 def test_an_unknown_preset_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(FactorsError, match="smollm2-135m-instruct, found 'nothing'"):
+    with pytest.raises(FactorsError, match="smollm2-135m, found 'nothing'"):
         preset_path("nothing")
