@@ -15,7 +15,7 @@ from rich.table import Table
 
 from longrope_vllm.demo.answers import Answer, ask_all
 from longrope_vllm.demo.document import ANSWER, SHORT_QUESTIONS, long_question
-from longrope_vllm.demo.model import NAME, demo_model
+from longrope_vllm.demo.model import PRESET, demo_model
 from longrope_vllm.lengths import format_length
 from longrope_vllm.presets import load_preset
 from longrope_vllm.server.running import running
@@ -44,8 +44,8 @@ def run(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(model)
         return 0
-    factors = load_preset(NAME)
-    console.print(f"factors: {factors.origin.note}")
+    factors = load_preset(PRESET)
+    console.print(f"factors: preset {PRESET}, searched, up to {format_length(factors.max_length)} tokens")
     questions = [long_question(model), *SHORT_QUESTIONS]
     logs = Path(tempfile.mkdtemp(prefix="longrope-demo-"))
     console.print(f"server logs: {logs}")
@@ -53,7 +53,7 @@ def run(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
         console,
         "longrope serve",
         "longrope_vllm.cli.main",
-        ["serve", str(model), "--preset", NAME, "--no-files", *_COMMON],
+        ["serve", str(model), "--preset", PRESET, "--no-files", *_COMMON],
         _ENVIRONMENT,
         questions,
         logs / "longrope.log",

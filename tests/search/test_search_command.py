@@ -138,6 +138,8 @@ def test_tiers_are_found_one_after_the_other_and_a_second_stage_multiplies(
     found = read_factors(second)
     assert [tier.max_length for tier in found.tiers] == [64, 128, 256, 512]
     assert found.tiers[:3] == first.tiers
+    spoke_for_it = {"command": first.origin.command, **first.origin.measurements}
+    assert found.origin.measurements["before"] == spoke_for_it, "what was found before keeps what speaks for it"
     multiplied = [new / old for new, old in zip(found.tiers[3].factors, first.tiers[2].factors, strict=True)]
     assert all(1 - 1e-9 <= factor <= 1.25 * 2 + 1e-9 for factor in multiplied)
     short = str(tmp_path / "short.json")
