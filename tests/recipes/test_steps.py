@@ -82,3 +82,18 @@ def test_other_words_get_the_head_of_the_recipe(recipe: Path, words: tuple[str, 
     assert refused.returncode == 2
     assert refused.stderr.startswith("usage: ")
     assert "SOURCE OUT [--list] [--budget TIME]\n\nTwo files." in refused.stderr
+
+
+@pytest.mark.parametrize("name", ["smollm2_cpu", "smollm2_gpu"])
+def test_the_recipes_of_the_real_model_list_every_step_with_its_cost(name: str, tmp_path: Path) -> None:
+    script = STEPS.with_name(f"{name}.sh")
+    listed = subprocess.run(["bash", script, tmp_path / "out", "--list"], capture_output=True, text=True, check=True)
+    rows = [line.split(maxsplit=3) for line in listed.stdout.splitlines()]
+    made = [Path(row[2]).relative_to(tmp_path / "out") for row in rows]
+    assert [str(path) for path in made[:2]] == ["smollm2-135m-instruct", "texts"]
+    assert [str(path) for path in made[2:]] == [
+        *("first.json", "evolution.json", "longrope2.json", "untuned.json"),
+        *("tuned/model", "far.json", "factors.json", "eval/complete", "answer.json"),
+    ]
+    assert all(row[:2] == ["to", "do"] and len(row) == 4 for row in rows), "each says what it costs"
+    assert not (tmp_path / "out").exists(), "a list makes nothing"
