@@ -15,10 +15,10 @@ cost=(
   [short]="20 minutes" [eval]="five hours" [answer]="a minute"
 )
 searching=(--samples 3 --held-out 3 --finalists 1 --start-tokens 0)
-by_default=(--method gradient+cma --steps 10 --evaluations 10)
+by_default=(--method gradient --steps 10 --attention-factor search)
 by_evolution=(--method evolution --population 8 --iterations 5)
 by_longrope2=(--space longrope2 --objective needle --method evolution --population 8 --iterations 5)
-by_far=(--method gradient --steps 5 --held-out 2)
+by_far=(--method gradient --steps 5 --attention-factor search --held-out 2)
 by_short=(--method cma --evaluations 12)
 training=(--batch 1 --short-share 0.5 --learning-rate 5e-5 --warmup 2 --save-every 4 --keep 2)
 tasks="ppl passkey ruler"

@@ -17,10 +17,10 @@ cost=(
   [short]="2 minutes" [eval]="2 hours" [answer]="2 minutes"
 )
 searching=(--samples 3 --held-out 3 --finalists 1 --start-tokens 0)
-by_default=(--method gradient+cma --steps 20 --evaluations 20)
+by_default=(--method gradient --steps 20 --attention-factor search)
 by_evolution=(--method evolution --population 16 --iterations 8)
 by_longrope2=(--space longrope2 --objective needle --method evolution --population 16 --iterations 8)
-by_far=(--method gradient --steps 8 --samples 2 --held-out 1)
+by_far=(--method gradient --steps 8 --attention-factor search --samples 2 --held-out 1)
 by_short=(--method cma --evaluations 12)
 training=(--batch 2 --short-share 0.5 --learning-rate 5e-5 --warmup 10 --save-every 10 --keep 2)
 tasks="ppl passkey ruler"
