@@ -44,7 +44,7 @@ CITIES = ("Lisbon", "Nairobi", "Toronto", "Oslo", "Lima")
 SHORT = 200
 """Tokens of a short request."""
 PATIENCE = 7200.0
-_CACHE_TOKENS = re.compile(r"GPU KV cache size: ([\d,]+) tokens")
+_CACHE_TOKENS = re.compile(r"[CG]PU KV cache size: ([\d,]+) tokens")
 
 
 @dataclass(kw_only=True)
@@ -96,13 +96,13 @@ def prompt(tokenizer: Any, texts: Path, length: int) -> list[int]:
     return [*found, *question]
 
 
-async def ask(client: openai.AsyncOpenAI, model: str, tokens: Sequence[int]) -> Seen:
+async def ask(client: openai.AsyncOpenAI, model: str, tokens: Sequence[int], max_tokens: int) -> Seen:
     """A completion of ``tokens``, streamed."""
     seen, started = Seen(), time.perf_counter()
     events = await client.completions.create(
         model=model,
         prompt=list(tokens),
-        max_tokens=ANSWER,
+        max_tokens=max_tokens,
         temperature=0.0,
         stream=True,
         stream_options={"include_usage": True},
@@ -126,10 +126,10 @@ async def measured(url: str, model: str, tokens: Sequence[int]) -> tuple[Seen, l
 
     async def short(number: int) -> float:
         at = (number * SHORT) % max(1, len(tokens) - SHORT)
-        return (await ask(client, model, tokens[at : at + SHORT])).first_token
+        return (await ask(client, model, tokens[at : at + SHORT], 1)).first_token
 
     alone = [await short(number) for number in range(5)][1:]
-    long = asyncio.create_task(ask(client, model, tokens))
+    long = asyncio.create_task(ask(client, model, tokens, ANSWER))
     beside, memory = [], 0
     while not long.done():
         await asyncio.wait([long], timeout=1)

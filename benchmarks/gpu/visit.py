@@ -30,7 +30,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
-_LEAST = 10.0
+_LEAST = 2.0
 """Seconds below which nothing new is begun."""
 _GRACE = 20.0
 """Seconds that an interrupted experiment has to put things down."""
@@ -184,6 +184,7 @@ def main() -> int:
     add("--list", action="store_true", help="say how they stand, and end")
     add("--experiments", type=Path, default=HERE / "experiments.toml", help=argparse.SUPPRESS)
     asked = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # what runs is to end as well
     ends = time.monotonic() + asked.budget
     experiments, values = read_list(asked.experiments, asked.form)
     unknown = set(filter(None, asked.only.split(","))) - {experiment.name for experiment in experiments}

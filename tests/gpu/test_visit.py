@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 import tomllib
 from pathlib import Path
 
@@ -71,7 +72,7 @@ def states(place: Path) -> dict[str, str]:
 
 
 def test_a_visit_ends_with_its_budget_and_the_next_one_goes_on(place: Path) -> None:
-    first = visit(place, "--budget", "13s")
+    first = visit(place, "--budget", "12s")
     assert first.returncode == 1, first.stderr
     assert states(place) == {"first": "done", "second": "failed", "third": "unfinished"}
     results = place / "results"
@@ -87,6 +88,17 @@ def test_a_visit_ends_with_its_budget_and_the_next_one_goes_on(place: Path) -> N
     assert set(states(place).values()) == {"done"}
     assert (results / "third" / "ended").exists()
     assert not (results / "first" / "said").exists(), "what is done is not done again"
+
+
+def test_a_visit_that_is_ended_ends_what_it_runs(place: Path) -> None:
+    options = ["--model", "there", "--texts", str(place), "--form", "small", "--experiments", str(place / "list.toml")]
+    with subprocess.Popen([sys.executable, str(FOLDER / "visit.py"), str(place / "results"), *options]) as running:
+        written = place / "results" / "third" / "child"
+        while not (written.exists() and written.read_text()):
+            time.sleep(0.05)
+        running.terminate()
+    assert running.returncode == 143
+    assert not alive(int(written.read_text()))
 
 
 def test_what_failed_is_tried_again_only_where_asked(place: Path) -> None:
