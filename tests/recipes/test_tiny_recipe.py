@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -37,6 +38,8 @@ def test_the_tiny_recipe_reads_eight_windows_better_and_one_as_before(trained: P
     command = ["bash", str(RECIPE), str(trained), str(texts), str(out)]
     run = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-2000:]
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", int(environment["PORT"])))
     assert json.loads((out / "answer.json").read_text())["choices"][0]["text"]
     assert "## Evaluation" in (out / "merged" / "README.md").read_text()
     before, after = _losses(trained, out, held_out), _losses(out / "merged", out, held_out)
