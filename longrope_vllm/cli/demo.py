@@ -6,6 +6,7 @@ Makes the model (SmolLM2-135M-Instruct, trained to 8,192 tokens) on first use, s
 
 import argparse
 import json
+import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from rich.table import Table
 from longrope_vllm.demo.answers import Answer, ask_all
 from longrope_vllm.demo.document import ANSWER, SHORT_QUESTIONS, long_question
 from longrope_vllm.demo.model import PRESET, demo_model
+from longrope_vllm.errors import DemoError
 from longrope_vllm.lengths import format_length
 from longrope_vllm.presets import load_preset
 from longrope_vllm.server.running import running
@@ -38,6 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
     """Print both servers' answers side by side; exit code 0 when the fact was found past the trained window."""
     link = parser.parse_args(arguments).fetch
+    if link is not None and os.path.lexists(link):
+        raise DemoError(f"Expected a new name for --fetch, found something at {link}: name another.")
     console = Console()
     model = demo_model(console.print)
     if link is not None:
