@@ -88,5 +88,6 @@ answer() {
     sleep 2
   done
   curl --silent --fail "$at/v1/completions" --header "Content-Type: application/json" \
-    --data "{\"model\": \"$1\", \"prompt\": \"def \", \"max_tokens\": 32, \"temperature\": 0}" | tee "$out/answer.json"
+    --data "{\"model\": \"$1\", \"prompt\": \"def \", \"max_tokens\": 32, \"temperature\": 0}" | tee "$out/.answer.json"
+  mv "$out/.answer.json" "$out/answer.json" # a result is whole, or not there
 }

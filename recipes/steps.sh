@@ -30,7 +30,7 @@ recipe() {
     sed -n '2,/^$/s/^# \?//p' "$0" >&2
     exit 2
   fi
-  [ -z "$budget" ] || within "$budget" "${words[@]}"
+  [ -z "$budget" ] || [ -n "$listing" ] || within "$budget" "${words[@]}"
   for name in "${names[@]}"; do
     printf -v "$name" %s "${words[0]}"
     words=("${words[@]:1}")

@@ -26,7 +26,9 @@ _SHA256 = "23254866a5bb9a2cfa6004e8b809ec6246eba4b58a7589bc2772f1bcc8456c7f"
 
 def main() -> None:
     """Write all six, or none."""
-    (out,) = map(Path, sys.argv[1:])
+    if len(sys.argv) != 2:
+        sys.exit(f"Expected the folder to write, found {len(sys.argv) - 1} arguments: python recipes/texts.py OUT")
+    out = Path(sys.argv[1])
     if out.exists():
         return
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -52,8 +54,8 @@ def main() -> None:
 def _bible(verses: str) -> str:
     try:
         return subprocess.run(["bible", "-f", verses], capture_output=True, text=True, check=True).stdout
-    except FileNotFoundError:
-        sys.exit("Expected the program bible, found none: install Debian's package bible-kjv.")
+    except (OSError, subprocess.CalledProcessError) as error:
+        sys.exit(f"Expected the text from the program bible, found: {error}. Install Debian's package bible-kjv.")
 
 
 def _joined(folders: Sequence[Path], pattern: str) -> str:
@@ -64,7 +66,8 @@ def _joined(folders: Sequence[Path], pattern: str) -> str:
 def _django(folder: Path) -> Path:
     """The source of Django, with its documentation."""
     command = ["download", "--quiet", "--no-deps", "--no-binary", ":all:", "--dest", str(folder), DJANGO]
-    subprocess.run([sys.executable, "-m", "pip", *command], check=True)
+    if subprocess.run([sys.executable, "-m", "pip", *command], check=False).returncode:
+        sys.exit(f"Expected to download {DJANGO} with pip, found the failure above: check the network and try again.")
     (archive,) = folder.glob("*.tar.gz")
     found = hashlib.sha256(archive.read_bytes()).hexdigest()
     if found != _SHA256:

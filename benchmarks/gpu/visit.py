@@ -45,7 +45,7 @@ class Experiment:
     minutes: float
     """About, in the form that runs."""
     command: str
-    """With the values of the form, ``{out}``, ``{model}``, ``{texts}`` and ``{budget}`` (seconds left) in braces."""
+    """With the values of the form, ``{out}``, ``{model}``, ``{texts}`` and ``{python}`` in braces."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +145,8 @@ def install(wheels: Path, site: Path) -> None:
     if (site / ".complete").exists():
         return
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-compile", "--upgrade"]
-    subprocess.run([*pip, "--target", str(site), *map(str, sorted(wheels.glob("*.whl")))], check=True)
+    if subprocess.run([*pip, "--target", str(site), *map(str, sorted(wheels.glob("*.whl")))], check=False).returncode:
+        sys.exit(f"Expected to install the wheels of {wheels}, found pip's failure above: gather them anew.")
     (site / ".complete").touch()
 
 
@@ -161,7 +162,7 @@ def summary(experiments: Sequence[Experiment], results: Path) -> str:
     return "\n".join(rows) + "\n"
 
 
-def seconds(text: str) -> float:
+def duration(text: str) -> float:
     """``25m``, ``90s``, ``2h``."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text)
     if not found:
@@ -177,7 +178,7 @@ def main() -> int:
     add("--model", type=Path, required=True, help="SmolLM2-135M-Instruct, as `longrope demo --fetch` makes it")
     add("--texts", type=Path, required=True, help="as recipes/texts.py makes them")
     add("--wheels", type=Path, help="to be installed first")
-    add("--budget", type=seconds, default=float("inf"), help="time for all, such as 25m")
+    add("--budget", type=duration, default=float("inf"), help="time for all, such as 25m")
     add("--form", default="cuda", help="cuda, or small")
     add("--only", default="", metavar="NAME,...", help="some of the list")
     add("--again", action="store_true", help="try those again that failed")
@@ -194,6 +195,11 @@ def main() -> int:
     if asked.list:
         print(summary(experiments, results), end="")
         return 0
+    for option, place in (("--model", asked.model / "config.json"), ("--texts", asked.texts / "held_out")):
+        if not place.exists():
+            sys.exit(f"Expected {place.name} in the folder of {option}, found none at {place}.")
+    if asked.wheels and not any(asked.wheels.glob("*.whl")):
+        sys.exit(f"Expected wheels in the folder of --wheels, found none in {asked.wheels}.")
     results.mkdir(parents=True, exist_ok=True)
     environment = {"PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1"}
     if asked.wheels:
@@ -213,10 +219,9 @@ def main() -> int:
                 model=asked.model.resolve(),
                 texts=asked.texts.resolve(),
                 python=sys.executable,
-                budget=int(min(left, 1e6) - _GRACE / 2),
             )
             print(f"{experiment.name}: {experiment.question} about {experiment.minutes:g} minutes", flush=True)
-            found = run(experiment, folder, command, limit=left, environment=environment)
+            found = run(experiment, folder, command, limit=max(left - _GRACE, left / 2), environment=environment)
             print(f"{experiment.name}: {found.state} after {found.seconds:.0f} s", flush=True)
             (results / "summary.md").write_text(summary(experiments, results))
         states.append(found.state if found else "to do")

@@ -58,11 +58,24 @@ if not begun.exists():
 def place(tmp_path: Path) -> Path:
     (tmp_path / "list.toml").write_text(LIST)
     (tmp_path / "long.py").write_text(LONG)
+    (tmp_path / "held_out").mkdir()
+    for model in ("absent", "there"):
+        (tmp_path / model).mkdir()
+        (tmp_path / model / "config.json").touch()
     return tmp_path
 
 
 def visit(place: Path, *words: str, model: str = "absent", form: str = "small") -> subprocess.CompletedProcess[str]:
-    options = ["--model", model, "--texts", str(place), "--form", form, "--experiments", str(place / "list.toml")]
+    options = [
+        "--model",
+        str(place / model),
+        "--texts",
+        str(place),
+        "--form",
+        form,
+        "--experiments",
+        str(place / "list.toml"),
+    ]
     command = [sys.executable, str(FOLDER / "visit.py"), str(place / "results"), *options, *words]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
@@ -91,7 +104,16 @@ def test_a_visit_ends_with_its_budget_and_the_next_one_goes_on(place: Path) -> N
 
 
 def test_a_visit_that_is_ended_ends_what_it_runs(place: Path) -> None:
-    options = ["--model", "there", "--texts", str(place), "--form", "small", "--experiments", str(place / "list.toml")]
+    options = [
+        "--model",
+        str(place / "there"),
+        "--texts",
+        str(place),
+        "--form",
+        "small",
+        "--experiments",
+        str(place / "list.toml"),
+    ]
     with subprocess.Popen([sys.executable, str(FOLDER / "visit.py"), str(place / "results"), *options]) as running:
         written = place / "results" / "third" / "child"
         while not (written.exists() and written.read_text()):
@@ -118,7 +140,14 @@ def test_the_list_says_how_they_stand(place: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"), [(("--only", "fifth"), "out of first, second, third"), (("--budget", "soon"), "such as 25m")]
+    ("words", "said"),
+    [
+        (("--only", "fifth"), "out of first, second, third"),
+        (("--budget", "soon"), "such as 25m"),
+        (("--model", "nowhere"), "Expected config.json in the folder of --model"),
+        (("--texts", "nowhere"), "Expected held_out in the folder of --texts"),
+        (("--wheels", "nowhere"), "Expected wheels in the folder of --wheels"),
+    ],
 )
 def test_words_that_mean_nothing_are_refused(place: Path, words: tuple[str, ...], said: str) -> None:
     refused = visit(place, *words)
@@ -129,7 +158,7 @@ def test_words_that_mean_nothing_are_refused(place: Path, words: tuple[str, ...]
 @pytest.mark.parametrize("form", ["cuda", "small"])
 def test_every_experiment_has_a_program_that_is_there(form: str) -> None:
     stated = tomllib.loads((FOLDER / "experiments.toml").read_text())
-    values = {**stated["form"][form], "out": "OUT", "model": "MODEL", "texts": "TEXTS", "python": "python", "budget": 1}
+    values = {**stated["form"][form], "out": "OUT", "model": "MODEL", "texts": "TEXTS", "python": "python"}
     for entry in (each for each in stated["experiment"] if form in each["minutes"]):
         words = entry["command"].format(**values).split()
         for word in words:

@@ -18,7 +18,8 @@ from longrope_vllm.hf import fixed_rope
 from longrope_vllm.server.running import free_port
 from trained_llama import EXCERPTS, LONGEST, held_out_text, training_text
 
-RECIPE = Path(__file__).parents[2] / "recipes" / "tiny.sh"
+ROOT = Path(__file__).parents[2]
+RECIPE = ROOT / "recipes" / "tiny.sh"
 PIECE = 2 * LONGEST
 
 
@@ -42,9 +43,34 @@ def test_the_tiny_recipe_reads_eight_windows_better_and_one_as_before(trained: P
         socket.create_connection(("127.0.0.1", int(environment["PORT"])))
     assert json.loads((out / "answer.json").read_text())["choices"][0]["text"]
     assert "## Evaluation" in (out / "merged" / "README.md").read_text()
+    _check_page(out, tmp_path / "page.md")
     before, after = _losses(trained, out, held_out), _losses(out / "merged", out, held_out)
     assert after[LONGEST] < before[LONGEST] - 0.02, "eight windows are read better under the same factors"
     assert after[64] < before[64] + 0.01, "and one as before, to one per cent of its perplexity"
+
+
+def _check_page(out: Path, page: Path) -> None:
+    """``benchmarks/recipe_page.py`` has every search, the fine-tuning, and every method at every length."""
+    script = str(ROOT / "benchmarks" / "recipe_page.py")
+    subprocess.run([sys.executable, script, str(out), "--recipe", "tiny.sh", "--out", str(page)], check=True)
+    text = page.read_text()
+    for row in (
+        "first | 256",
+        "evolution | 512",
+        "longrope2 | 512",
+        "untuned | 1k",
+        "far | 1k",
+        "factors | 32",
+        "tuned | 20",
+    ):
+        assert f"\n| {row} |" in text, row
+    assert "\n| method | 64 | 256 | 512 | 1k |\n" in text
+    for method in ("none", "pi", "ntk", "dynamic-ntk", "yarn", "untuned", "evolution", "LongRoPE2", "tuned"):
+        assert f"\n| {method} | " in text, method
+    assert "\n| tuned, 1k for all | " in text
+    pictures = [line.partition("](")[2].rstrip(")") for line in text.splitlines() if line.startswith("![")]
+    assert {"page_search.png", "page_loss.png", "page_perplexity.png"} <= set(pictures)
+    assert all((page.parent / picture).is_file() for picture in pictures)
 
 
 def _pieces(path: Path) -> Path:
