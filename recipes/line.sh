@@ -1,3 +1,5 @@
+# shellcheck shell=bash disable=SC2154  # what is set by the recipe that sources this
+#
 # The whole line, from a checkpoint to an answer of a server, for the recipes beside this file: they set its sizes, source
 # it and call ``line``.
 #

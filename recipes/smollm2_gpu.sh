@@ -26,7 +26,7 @@ training=(--batch 2 --short-share 0.5 --learning-rate 5e-5 --warmup 10 --save-ev
 tasks="ppl passkey ruler"
 measuring_near=(--samples 3 --depths 5 --trials 4)
 measuring_far=(--samples 1 --depths 5 --trials 2)
-ruler=(--ruler-tasks niah_single_1,niah_multikey_1,ruler_vt,ruler_fwe --ruler-samples 3)
+ruler=(--ruler-tasks "niah_single_1,niah_multikey_1,ruler_vt,ruler_fwe" --ruler-samples 3)
 serving=(--dtype bfloat16)
 
 step "$model" "a minute" longrope demo --fetch "$model"

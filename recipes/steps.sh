@@ -1,3 +1,5 @@
+# shellcheck shell=bash
+#
 # Steps of a recipe: each says what it costs and makes one result, and is passed over where that is there. What a command
 # has done is kept, so that the same recipe, started again, goes on where it was interrupted.
 #
@@ -9,7 +11,8 @@ set -euo pipefail
 
 # recipe NAMES WORDS...: each of the NAMES becomes a variable, with one of the words that are not options.
 recipe() {
-  local names=($1) words=() budget=
+  local names words=() budget=
+  read -ra names <<< "$1"
   shift
   listing=
   while (($#)); do
@@ -49,7 +52,7 @@ step() {
   local result=$1 cost=$2
   shift 2
   if [ -n "$listing" ]; then
-    printf '%-5s  %-24s  %s\n' "$([ -e "$result" ] && echo done || echo "to do")" "$result" "$cost"
+    printf '%-5s  %-24s  %s\n' "$([ -e "$result" ] && echo "done" || echo "to do")" "$result" "$cost"
   elif [ ! -e "$result" ]; then
     printf '\n== %s: %s\n' "$result" "$cost"
     mkdir -p "$(dirname "$result")"

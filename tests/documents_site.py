@@ -70,6 +70,8 @@ class Site:
     """A chat request has come."""
     left: threading.Event = field(default_factory=threading.Event)
     """A client left before its answer was whole."""
+    deleting: threading.Event = field(default_factory=threading.Event)
+    """A file is to be deleted."""
     ending: threading.Event = field(default_factory=threading.Event)
 
     def get(self, path: str) -> Any:
@@ -123,6 +125,7 @@ def serving(site: Site) -> Iterator[Site]:
         def do_DELETE(self) -> None:
             if self.refused():
                 return
+            site.deleting.set()
             site.ending.wait(site.delete_seconds)
             file_id = self.path.rpartition("/")[2]
             site.deleted.append(file_id)

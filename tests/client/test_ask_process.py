@@ -94,7 +94,7 @@ def test_a_second_ctrl_c_quits_at_once(site: Site) -> None:
     run = start(site, "a.md", "What changed?")
     assert site.asked.wait(60)
     run.send_signal(signal.SIGINT)
-    assert site.left.wait(30)
+    assert site.deleting.wait(60)
     run.send_signal(signal.SIGINT)
     run.communicate(timeout=30)
     assert run.returncode == -signal.SIGINT
