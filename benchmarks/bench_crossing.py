@@ -23,6 +23,7 @@ import openai
 
 from checkpoints import tiered
 from longrope_vllm.server.running import running
+from machine import server_options
 from report import command_line, provenance, spread
 from streaming import client, random_prompt, stream
 
@@ -32,7 +33,7 @@ LONGEST = 33_792
 LAYERS = 4
 BELOW, OUTPUT = 8, 16
 """The crossing request is admitted so many tokens below the boundary and generates so many."""
-OPTIONS = ("--enforce-eager", "--load-format", "dummy", "--max-num-seqs", "4", "--max-num-batched-tokens", "2048")
+OPTIONS = ("--load-format", "dummy", "--max-num-seqs", "4", "--max-num-batched-tokens", "2048")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +103,7 @@ async def measure(url: str) -> dict[int, list[Pair]]:
 def markdown(found: dict[int, list[Pair]], command: str) -> str:
     """The results page."""
     lines = [
-        "# A crossing against a fresh prefill on the CPU",
+        "# A crossing against a fresh prefill",
         "",
         "A request outgrows its tier while it generates: the pause until its next token, against the prefill of a "
         "fresh prompt of boundary + 1 tokens on the same server. Median, quartiles in brackets.",
@@ -141,7 +142,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         model = str(tiered(folder / "model", window, *lengths, LONGEST, num_hidden_layers=LAYERS))
-        arguments = ("serve", model, *OPTIONS, *options)
+        arguments = ("serve", model, *server_options(), *OPTIONS, *options)
         environment = {"VLLM_CPU_KVCACHE_SPACE": "1", **os.environ}
         with running("longrope_vllm.cli.main", arguments, environment=environment, log=folder / "log") as server:
             found = asyncio.run(measure(server.url))

@@ -25,7 +25,7 @@ from pathlib import Path
 
 from checkpoints import THIN, tiered
 from longrope_vllm.server.running import free_port
-from report import cpu_name
+from machine import machine_name
 
 ROOT = Path(__file__).resolve().parent.parent
 TAG = "localhost/longrope-vllm:cpu"
@@ -193,7 +193,7 @@ def measured(buildah: Buildah, asked: argparse.Namespace) -> tuple[str, bool]:
         f"- model: SmolLM2's configuration cut to {THIN['num_hidden_layers']} layers, random weights, tiers of "
         f"{WINDOW} and {LONGEST:,} tokens; compiled when the server starts, as by default.",
         f"- command: `python benchmarks/bench_image.py`{', with pip settings as build secrets' * bool(asked.options)}; "
-        f"longrope-vllm {ours}, vLLM {vllm}, torch {torch}; {len(os.sched_getaffinity(0))} cores of {cpu_name()}, "
+        f"longrope-vllm {ours}, vLLM {vllm}, torch {torch}; {machine_name()}, "
         f"where {os.getloadavg()[2]:.1f} processes ran at a time in the last 15 minutes.",
         "",
         *package_lines(packages),

@@ -27,11 +27,12 @@ import openai
 
 from checkpoints import tiered, variant
 from longrope_vllm.server.running import running
+from machine import server_options
 from report import command_line, provenance
 from streaming import client, random_prompt, stream
 
 OURS, STOCK, KNOB = "longrope-vllm", "stock vLLM", "stock vLLM with a threshold"
-WINDOW, LONGEST = 8_192, 65_536
+WINDOW = 8_192
 SHAPE = {"num_hidden_layers": 2, "intermediate_size": 17_664}
 """Of the demo model's configuration. Llama 3 8B has 53,000 weights in a layer for each element of its attention's width
 (218 million, 4,096); so has this one (31 million, 576), where the demo model has 6,000: mostly attention."""
@@ -171,10 +172,10 @@ def verdict(found: dict[str, list[Turn]]) -> list[str]:
     return lines
 
 
-def markdown(found: dict[str, list[Turn]], command: str, *, short: int, long: int) -> str:
+def markdown(found: dict[str, list[Turn]], command: str, *, short: int, long: int, longest: int) -> str:
     """The results page."""
     lines = [
-        "# Short requests beside one long prefill on the CPU",
+        "# Short requests beside one long prefill",
         "",
         f"{SHORT_REQUESTS} requests of {short:,} tokens, sent at even intervals while {long:,} tokens are prefilled. "
         "Time to first token in seconds; the short ones' 95th percentile, on the idle server and beside the long "
@@ -192,7 +193,7 @@ def markdown(found: dict[str, list[Turn]], command: str, *, short: int, long: in
         "",
         "- two layers with SmolLM2's attention and, for its width, the weights of Llama 3 8B: attention has the same "
         "share of the operations. Random weights; answers were not looked at.",
-        f"- tiers up to {WINDOW:,} (plain) and {LONGEST:,} tokens (YaRN); both stock servers have a plain rope.",
+        f"- tiers up to {WINDOW:,} (plain) and {longest:,} tokens (YaRN); both stock servers have a plain rope.",
         f"- steps of up to {STEP:,} tokens; the threshold is {THRESHOLD} tokens.",
         "- the work of the short requests is in the long one's slowdown: on stock vLLM they wait until it is done.",
         provenance(command, "openai"),
@@ -208,13 +209,14 @@ def main() -> None:
     parser.add_argument("--long", type=int, default=60_000, help="tokens of the long request")
     parser.add_argument("--short", type=int, default=1_000, help="tokens of a short request")
     asked, options = parser.parse_known_args()
-    common = ("--enforce-eager", "--load-format", "dummy", "--max-num-seqs", "32", "--max-model-len", str(LONGEST))
-    common = (*common, "--max-num-batched-tokens", str(STEP), *options)
+    longest = max(8 * WINDOW, 1 << (asked.long + LONG_OUTPUT).bit_length())
+    common = (*server_options(together=3), "--load-format", "dummy", "--max-num-seqs", "32")
+    common = (*common, "--max-model-len", str(longest), "--max-num-batched-tokens", str(STEP), *options)
     stock = {"VLLM_PLUGINS": ""}
     with tempfile.TemporaryDirectory() as scratch, ExitStack() as servers:
         folder = Path(scratch)
-        longrope = str(tiered(folder / "longrope", WINDOW, LONGEST, **SHAPE))
-        plain = str(variant(folder / "plain", max_position_embeddings=LONGEST, **SHAPE))
+        longrope = str(tiered(folder / "longrope", WINDOW, longest, **SHAPE))
+        plain = str(variant(folder / "plain", max_position_embeddings=longest, **SHAPE))
         threshold = ("--long-prefill-token-threshold", str(THRESHOLD))
         starts = {
             OURS: ("longrope_vllm.cli.main", ("serve", longrope, *common), {}),
@@ -230,7 +232,7 @@ def main() -> None:
             urls[name] = servers.enter_context(server).url
         found = measure(urls, asked.runs, short=asked.short, long=asked.long)
     command = command_line("bench_lanes.py", sys.argv[1:])
-    asked.out.write_text(markdown(found, command, short=asked.short, long=asked.long))
+    asked.out.write_text(markdown(found, command, short=asked.short, long=asked.long, longest=longest))
 
 
 if __name__ == "__main__":

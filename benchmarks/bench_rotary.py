@@ -11,6 +11,7 @@ whatever else the machine does. About a minute on the CPU.
 import argparse
 import json
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -26,7 +27,7 @@ from vllm.model_executor.layers.rotary_embedding.phi3_long_rope_scaled_rope impo
 from longrope_vllm import Factors, Geometry, Tier, write_rope
 from longrope_vllm.plugin.rotary import TieredRotaryEmbedding
 from longrope_vllm.rope import apply_rotary, cos_sin_rows, rescaled_inverse_frequencies
-from report import provenance, spread
+from report import command_line, provenance, spread
 
 HEADS, KV_HEADS, LAYERS = 32, 8, 32
 WINDOW, LENGTH, BASE = 8_192, 131_072, 500_000.0
@@ -186,7 +187,7 @@ def main() -> None:
                 accuracy = errors(modules, tier, given)
                 measured = times(calls(modules, given), given, repeat=max(1, REPEATS[asked.device] // tokens))
                 lines.append(line(tokens, head_size, measured, accuracy))
-    lines += ["", provenance("python benchmarks/bench_rotary.py")]
+    lines += ["", provenance(command_line("bench_rotary.py", sys.argv[1:]))]
     asked.out.write_text("\n".join(lines) + "\n")
 
 

@@ -26,6 +26,7 @@ import numpy
 
 from checkpoints import tiered, variant
 from longrope_vllm.server.running import running
+from machine import server_options
 from report import command_line, provenance, spread
 from streaming import client, random_prompt, stream
 
@@ -34,7 +35,7 @@ STRETCH = 2
 STARTS, ROUNDS = 4, 3
 SETTLE = 1.5
 """Seconds between turns: the processes of a server that has just answered spin for one before they sleep."""
-OPTIONS = ("--enforce-eager", "--max-num-seqs", "16", "--max-num-batched-tokens", "1024")
+OPTIONS = ("--max-num-seqs", "16", "--max-num-batched-tokens", "1024")
 API_SERVER = "vllm.entrypoints.openai.api_server"
 
 
@@ -111,7 +112,7 @@ def markdown(found: dict[str, dict[str, list[Round]]], window: int, command: str
     """The results page."""
     rounds = len(found[LOADS[0].name][OURS])
     lines = [
-        "# Serving: longrope-vllm against stock vLLM on the CPU",
+        "# Serving: longrope-vllm against stock vLLM",
         "",
         f"SmolLM2-135M-Instruct, tiers up to {window:,} tokens (plain) and {STRETCH * window:,} (YaRN). Each figure is "
         f"longrope-vllm divided by its peer in the same round, better above 1: median of {rounds} rounds in "
@@ -148,7 +149,7 @@ def markdown(found: dict[str, dict[str, list[Round]]], window: int, command: str
         lines.append("")
     scaled = "" if window >= 8192 else " The tiers are scaled down so that many rounds fit; answers were not looked at."
     lines += [
-        f"- three servers on the same cores, one at work at a time, in random order; the same random "
+        f"- three servers on the same machine, one at work at a time, in random order; the same random "
         f"prompts for all, new in each round, so that the prefix cache (on) holds nothing of them.{scaled}",
         f"- stock vLLM on the longrope checkpoint serves every request with the long factors; on the plain rope it "
         f"was told a window of {STRETCH * window:,}.",
@@ -165,7 +166,7 @@ def main() -> None:
     parser.add_argument("--starts", type=int, default=STARTS)
     asked, options = parser.parse_known_args()
     length = STRETCH * asked.window
-    common = (*OPTIONS, "--max-model-len", str(length), *options)
+    common = (*server_options(together=3), *OPTIONS, "--max-model-len", str(length), *options)
     stock = {"VLLM_PLUGINS": ""}
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)

@@ -1,12 +1,13 @@
 """Training against a plain loop of transformers' Trainer: memory and tokens a second by length, on one model.
 
     python benchmarks/bench_training.py MODEL --documents SOURCE --out PAGE.md [--factors FILE]
-        [--plain 2k,4k,8k] [--ours 12k,16k]
+        [--tuning full|lora] [--plain 2k,4k,8k] [--ours 12k,16k]
 
 The plain loop is what its documentation shows: the model in float32 under bfloat16 autocast, labels given, loss by
-the model. It runs as it is, and with gradient checkpointing. Ours is ``longrope train``, in full, which trains past
-the window only, with YaRN's factors where no file is named. On the GPU where there is one. Each runs two steps of one
-row in a process of its own; memory is the peak of that process, tokens a second those of the second step.
+the model; with ``--tuning lora`` in bfloat16, with peft's adapters of rank 8 on all linear layers. It runs as it is,
+and with gradient checkpointing. Ours is ``longrope train``, which trains past the window only, with YaRN's factors
+where no file is named. On the GPU where there is one. Each runs two steps of one row in a process of its own; memory is
+the peak of that process, tokens a second those of the second step.
 """
 
 import argparse
@@ -51,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("--factors", type=Path)
     parser.add_argument("--documents", required=True)
+    parser.add_argument("--tuning", choices=("full", "lora"), default="full")
     parser.add_argument("--plain", default="2k,4k,8k")
     parser.add_argument("--ours", default="12k,16k")
     parser.add_argument("--out", type=Path, required=True)
@@ -79,6 +81,7 @@ def _in_a_process(case: Case) -> Measured:
 
 def _plain(asked: argparse.Namespace, length: int, *, checkpointing: bool) -> tuple[int, float]:
     import torch
+    from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, TrainingArguments
 
     from longrope_training.metrics import peak_memory
@@ -107,7 +110,11 @@ def _plain(asked: argparse.Namespace, length: int, *, checkpointing: bool) -> tu
             report_to=[],
             disable_tqdm=True,
         )
-        model = AutoModelForCausalLM.from_pretrained(asked.model, dtype=torch.float32)
+        dtype = torch.bfloat16 if asked.tuning == "lora" else torch.float32
+        model = AutoModelForCausalLM.from_pretrained(asked.model, dtype=dtype)
+        if asked.tuning == "lora":
+            model = get_peft_model(model, LoraConfig(r=8, target_modules="all-linear", task_type="CAUSAL_LM"))
+            model.enable_input_require_grads()  # else nothing before the first adapter has a gradient to checkpoint
         Trainer(model=model, args=settings, train_dataset=rows, callbacks=[clock]).train()
     return peak_memory(torch.device("cuda" if torch.cuda.is_available() else "cpu")), length / (
         clock.ends[-1] - clock.ends[-2]
@@ -129,7 +136,7 @@ def _ours(asked: argparse.Namespace, length: int) -> tuple[int, float]:
     with tempfile.TemporaryDirectory() as folder:
         factors = asked.factors or _yarn(asked.model, length, Path(folder) / "factors.json")
         words = ["train", str(asked.model), "--factors", str(factors), "--stage", f"{length}:{STEPS}"]
-        words += ["--batch", "1", "--data", asked.documents, "--out", f"{folder}/out"]
+        words += ["--tuning", asked.tuning, "--batch", "1", "--data", asked.documents, "--out", f"{folder}/out"]
         stdout = os.dup(1)
         os.dup2(2, 1)  # what it prints is not the result
         try:

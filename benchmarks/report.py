@@ -1,11 +1,11 @@
 """What the result pages share: where a figure comes from, and how ratios are stated."""
 
-import os
 import platform
 import statistics
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
+
+from machine import machine_name
 
 
 def provenance(command: str, *packages: str) -> str:
@@ -13,8 +13,7 @@ def provenance(command: str, *packages: str) -> str:
     versions = [("vLLM", _vllm_version()), ("torch", version("torch"))]
     versions += [(package, version(package)) for package in packages]
     listed = ", ".join(f"{name} {found}" for name, found in versions)
-    cores = len(os.sched_getaffinity(0))
-    return f"- command: `{command}`; {listed}, Python {platform.python_version()}, {cores} cores of {cpu_name()}."
+    return f"- command: `{command}`; {listed}, Python {platform.python_version()}, {machine_name()}."
 
 
 def command_line(script: str, arguments: Sequence[str]) -> str:
@@ -34,14 +33,6 @@ def _vllm_version() -> str:
         except PackageNotFoundError:
             continue
     raise PackageNotFoundError("vllm")
-
-
-def cpu_name() -> str:
-    """Model name of the processor, from the kernel."""
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor()
 
 
 def spread(values: Sequence[float], digits: int = 3) -> str:

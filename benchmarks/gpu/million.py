@@ -162,7 +162,7 @@ def page(found: dict[str, Any], command: str) -> str:
         ("time over that", f"{seen['first_token'] / found['limit_seconds']:.2f} times"),
         ("progress events", f"{len(seen['progress'])}"),
         ("cache", f"{found['cache_bytes'] / 2**30:.2f} GiB for the prompt; room for {found['cache_tokens']:,} tokens"),
-        ("memory of the device, at most", f"{found['memory'] / 2**30:.1f} GiB"),
+        ("memory of the device, at most", f"{found['memory'] / 2**30:.1f} GiB" if found["memory"] else "no device"),
         ("first token of a short request, alone", f"{statistics.median(found['alone']):.3f} s"),
         ("beside the long one, median and worst", _spread(found["beside"])),
         ("answer", repr(seen["text"])),

@@ -1,11 +1,13 @@
 """Training by length on a model of Llama 3's shape with 8B random weights: what fits, and how fast it is.
 
-    python benchmarks/gpu/train_8b.py TOKENIZER --documents SOURCE --ours 32k,64k --out PAGE.md
+    python benchmarks/gpu/train_8b.py TOKENIZER [--layers 32] --documents SOURCE --plain 8k --ours 32k,64k --out PAGE.md
 
-Makes the checkpoint (16 GB, for the time of the run) and hands it to ``bench_training.py``. TOKENIZER is a checkpoint
-whose tokenizer it takes. Losses of random weights mean nothing; memory and time do not depend on what the weights are.
+Makes the checkpoint (16 GB, for the time of the run) and hands it and all other options to ``bench_training.py``.
+TOKENIZER is a checkpoint whose tokenizer it takes. Losses of random weights mean nothing; memory and time do not
+depend on what the weights are. Fewer layers are for trying it out.
 """
 
+import argparse
 import subprocess
 import sys
 import tempfile
@@ -17,7 +19,6 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 SHAPE = {
     "hidden_size": 4096,
     "intermediate_size": 14_336,
-    "num_hidden_layers": 32,
     "num_attention_heads": 32,
     "num_key_value_heads": 8,
     "vocab_size": 128_256,
@@ -28,15 +29,17 @@ SHAPE = {
 
 def main() -> int:
     """Make the checkpoint, measure, and put it away."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("tokenizer", metavar="TOKENIZER")
+    parser.add_argument("--layers", type=int, default=32, help="hidden layers (32)")
+    given, options = parser.parse_known_args()
     torch.set_default_device("cuda" if torch.cuda.is_available() else "cpu")
     torch.set_default_dtype(torch.bfloat16)
     with tempfile.TemporaryDirectory() as folder:
-        LlamaForCausalLM(LlamaConfig(**SHAPE)).save_pretrained(folder)
-        AutoTokenizer.from_pretrained(sys.argv[1]).save_pretrained(folder)
+        LlamaForCausalLM(LlamaConfig(**SHAPE, num_hidden_layers=given.layers)).save_pretrained(folder)
+        AutoTokenizer.from_pretrained(given.tokenizer).save_pretrained(folder)
         bench = Path(__file__).parents[1] / "bench_training.py"
-        return subprocess.run(
-            [sys.executable, str(bench), folder, "--plain", "8k", *sys.argv[2:]], check=False
-        ).returncode
+        return subprocess.run([sys.executable, str(bench), folder, *options], check=False).returncode
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ Exit code: 0 all done, 3 some are left, 1 some failed.
 import argparse
 import json
 import os
-import platform
 import re
 import shlex
 import signal
@@ -26,6 +25,9 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from machine import machine_name
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -111,7 +113,8 @@ def run(experiment: Experiment, folder: Path, command: str, *, limit: float, env
             _end(process)
     seconds = time.monotonic() - started + (before.seconds if before else 0)
     state = "unfinished" if interrupted else "failed" if process.returncode else "done"
-    found = State(state=state, seconds=round(seconds, 1), command=command, code=process.returncode, machine=machine())
+    machine = machine_name()
+    found = State(state=state, seconds=round(seconds, 1), command=command, code=process.returncode, machine=machine)
     unfinished = folder / ".state.json"
     unfinished.write_text(json.dumps(asdict(found), indent=2) + "\n")
     unfinished.replace(folder / "state.json")
@@ -129,15 +132,6 @@ def _end(process: subprocess.Popen[bytes]) -> None:
             process.wait(seconds)
         except subprocess.TimeoutExpired:
             continue
-
-
-def machine() -> str:
-    """GPUs and driver where there are some, else the processor."""
-    query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
-    try:
-        return subprocess.run(query, capture_output=True, text=True, check=True).stdout.strip().replace("\n", "; ")
-    except (OSError, subprocess.CalledProcessError):
-        return f"{len(os.sched_getaffinity(0))} cores of {platform.processor() or platform.machine()}, no GPU"
 
 
 def install(wheels: Path, site: Path) -> None:

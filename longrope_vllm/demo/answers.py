@@ -2,7 +2,6 @@
 
 import json
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -65,9 +64,5 @@ def ask_all(url: str, questions: Sequence[str], *, tiers: bool, report: Callable
 
 
 def _tier(url: str, request_id: str) -> str:
-    try:
-        with urllib.request.urlopen(f"{url}/v1/requests/{request_id}", timeout=30) as answer:
-            return f"up to {json.load(answer)['longrope']['tier_max_length']:,}"
-    except urllib.error.HTTPError as error:
-        error.close()
-        return "not told"  # vLLM before 0.27 has no routes of plugins
+    with urllib.request.urlopen(f"{url}/v1/requests/{request_id}", timeout=30) as answer:
+        return f"up to {json.load(answer)['longrope']['tier_max_length']:,}"

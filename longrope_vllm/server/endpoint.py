@@ -1,7 +1,7 @@
 """What the plugin adds to vLLM's HTTP server: its own routes, and layers around vLLM's handlers.
 
-A vLLM endpoint plugin (vLLM 0.27 and later); like every one of them it is loaded only when ``VLLM_PLUGINS`` names it,
-which ``longrope serve`` does.
+A vLLM endpoint plugin; like every one of them it is loaded only when ``VLLM_PLUGINS`` names it, which
+``longrope serve`` does. vLLM before 0.27 has none: see ``endpoint_shim.py``.
 """
 
 import asyncio

@@ -21,6 +21,7 @@ from longrope_vllm.plugin import compat
 from longrope_vllm.plugin.settings import CONFIG, server_settings
 from longrope_vllm.plugin.tiers import ServedTiers
 from longrope_vllm.rope_block import portable_fields
+from longrope_vllm.server import endpoint_shim
 from longrope_vllm.server.memory_fit import fit_to_memory
 
 PLUGIN = "longrope"
@@ -57,6 +58,7 @@ def prepare(
     check_engine()
     check_plugin_visible()
     arguments = parse_engine_options(options)
+    endpoint_shim.check(arguments)
     config = merged(model_config(arguments), arguments.hf_overrides or {})
     if is_multimodal(config) and not states(options, RENDERERS):
         arguments.renderer_num_workers = 1  # vLLM refuses more for some of them
@@ -75,6 +77,8 @@ def prepare(
 def serve(arguments: argparse.Namespace) -> int:
     """Serve until SIGTERM or SIGINT; returns the exit status."""
     enable_endpoint()
+    if endpoint_shim.is_needed():
+        endpoint_shim.install()
     # CUDA cannot be used after a fork; vLLM's own command line sets the same.
     os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
     from vllm.entrypoints.cli.serve import ServeSubcommand

@@ -26,7 +26,7 @@ _HANDLERS: dict[Api, tuple[str, str]] = {
     "completions": ("openai_serving_completion", "create_completion"),
     "responses": ("openai_serving_responses", "create_responses"),
 }
-"""Attribute of the app's state and method, as in vLLM 0.27 to 0.33."""
+"""Attribute of the app's state and method, as in vLLM 0.25.1 to 0.33."""
 
 
 def install(state: Any, layers: Sequence[Layer]) -> None:

@@ -103,7 +103,7 @@ async def tiers_in_force(server: Server, record: Record) -> tuple[TierInForce, .
     else:
         reason = (
             f"{server.model} at {server.url} is served without tiers, so its requests share one rope: use longrope "
-            "serve with a longrope checkpoint or --factors (vLLM 0.27 and later; under vllm serve the variable "
+            "serve with a longrope checkpoint or --factors (under vllm serve, vLLM 0.27 and later, the variable "
             "VLLM_PLUGINS has to name longrope)"
         )
         record.add("tiers", Finding(status="failed", compared=compared, reason=reason))

@@ -9,12 +9,12 @@ import argparse
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
 from longrope_vllm.errors import LongRopeError, UnsupportedError
 from longrope_vllm.lengths import parse_length
+from longrope_vllm.server import endpoint_shim
 from longrope_vllm.server.doors.keyring import command_line_keys
 from longrope_vllm.server.doors.keys_file import Key, read_keys
 from longrope_vllm.server.files.amounts import parse_seconds, parse_size
@@ -88,7 +88,7 @@ class DoorSettings:
         if self.keys is None:
             return
         read_keys(self.keys)
-        if find_spec("vllm.plugins.endpoint_plugins") is None:
+        if endpoint_shim.is_needed():
             raise UnsupportedError("Expected vLLM 0.27 or later beside --keys, found an older one: use --api-key.")
         if os.environ.get("VLLM_USE_RUST_FRONTEND", "0") not in ("", "0"):
             raise UnsupportedError(
