@@ -22,6 +22,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
+from longrope_vllm import Factors, Geometry, write_factors
 from longrope_vllm.lengths import format_length, parse_lengths
 from report import command_line, provenance
 
@@ -41,9 +42,11 @@ class Measured:
     """What it took."""
 
     case: Case
-    memory: int | None
-    """Bytes at most; None where it did not fit."""
+    memory: int = 0
+    """Bytes at most."""
     tokens_per_second: float = 0.0
+    code: int = 0
+    """Exit code of its process; not 0 where memory did not suffice, or anything else went wrong."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -62,8 +65,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         way, length = asked.case.split("@")
         print(json.dumps(_WAYS[way](asked, int(length))))
         return
+    ours_at, window = parse_lengths(asked.ours), Geometry.from_checkpoint(asked.model).trained_window
+    if asked.factors is None and min(ours_at) <= window:
+        parser.error(f"expected lengths above the window of {window:,} in --ours, found {min(ours_at):,}")
     plain = [Case(way=way, length=length) for way in _WAYS if way != OURS for length in parse_lengths(asked.plain)]
-    ours = [Case(way=OURS, length=length) for length in parse_lengths(asked.ours)]
+    ours = [Case(way=OURS, length=length) for length in ours_at]
     found = [_in_a_process(case) for case in plain + ours]
     asked.out.write_text(_page(found), encoding="utf-8")
 
@@ -73,7 +79,7 @@ def _in_a_process(case: Case) -> Measured:
     run = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if run.returncode:
         print(f"{case}: ended with {run.returncode}", flush=True)
-        return Measured(case=case, memory=None)
+        return Measured(case=case, code=run.returncode)
     memory, speed = json.loads(run.stdout.splitlines()[-1])
     print(f"{case}: {memory / 1e9:.2f} GB, {speed:.0f} tokens/s", flush=True)
     return Measured(case=case, memory=memory, tokens_per_second=speed)
@@ -148,8 +154,6 @@ def _ours(asked: argparse.Namespace, length: int) -> tuple[int, float]:
 
 
 def _yarn(model: Path, length: int, file: Path) -> Path:
-    from longrope_vllm import Factors, Geometry, write_factors
-
     write_factors(file, Factors.from_baseline("yarn", Geometry.from_checkpoint(model), length))
     return file
 
@@ -161,7 +165,7 @@ _WAYS = {"Trainer": _as_it_is, "Trainer, checkpointing": _with_checkpointing, OU
 def _page(found: Sequence[Measured]) -> str:
     rows = "\n".join(
         f"| {one.case.way} | {format_length(one.case.length)} | "
-        + ("did not fit |" if one.memory is None else f"{one.memory / 1e9:.2f} | {one.tokens_per_second:,.0f} |")
+        + (f"ended with {one.code} | |" if one.code else f"{one.memory / 1e9:.2f} | {one.tokens_per_second:,.0f} |")
         for one in found
     )
     return f"""# Training by length: memory and speed
@@ -171,6 +175,8 @@ def _page(found: Sequence[Measured]) -> str:
 | way | tokens of a row | GB at most | tokens/s |
 |---|---:|---:|---:|
 {rows}
+
+- what ended with a code did not get through {STEPS} steps: for want of memory, unless its output says otherwise.
 """
 
 
