@@ -103,6 +103,7 @@ def run(experiment: Experiment, folder: Path, command: str, *, limit: float, env
             stdout=log,
             stderr=subprocess.STDOUT,
             process_group=0,
+            preexec_fn=_hear_interrupts,
         )
         interrupted = False
         try:
@@ -119,6 +120,11 @@ def run(experiment: Experiment, folder: Path, command: str, *, limit: float, env
     unfinished.write_text(json.dumps(asdict(found), indent=2) + "\n")
     unfinished.replace(folder / "state.json")
     return found
+
+
+def _hear_interrupts() -> None:
+    """What is started in the background ignores SIGINT, and would leave its servers behind when it is ended."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
