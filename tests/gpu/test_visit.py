@@ -1,6 +1,7 @@
 """``benchmarks/gpu/visit.py``: each result is there as soon as it exists, and a second visit goes on from the first."""
 
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -46,9 +47,12 @@ out = pathlib.Path(sys.argv[1])
 begun = out / "begun"
 if not begun.exists():
     begun.touch()
-    child = subprocess.Popen(["sleep", "1000"])
-    (out / "child").write_text(str(child.pid))
-    time.sleep(1000)
+    child = subprocess.Popen(["sleep", "1000"], start_new_session=True)  # as servers are started
+    try:
+        (out / "child").write_text(str(child.pid))
+        time.sleep(1000)
+    finally:
+        child.kill()
 (out / "ended").touch()
 """
 
@@ -102,7 +106,7 @@ def test_a_visit_ends_with_its_budget_and_the_next_one_goes_on(place: Path) -> N
     assert not (results / "first" / "said").exists(), "what is done is not done again"
 
 
-def test_a_visit_that_is_ended_ends_what_it_runs(place: Path) -> None:
+def test_a_visit_that_is_ended_ends_what_it_runs_also_in_the_background(place: Path) -> None:
     options = [
         "--model",
         str(place / "there"),
@@ -113,7 +117,8 @@ def test_a_visit_that_is_ended_ends_what_it_runs(place: Path) -> None:
         "--experiments",
         str(place / "list.toml"),
     ]
-    with subprocess.Popen([sys.executable, str(FOLDER / "visit.py"), str(place / "results"), *options]) as running:
+    command = [sys.executable, str(FOLDER / "visit.py"), str(place / "results"), *options]
+    with subprocess.Popen(command, preexec_fn=_ignore_interrupts) as running:
         written = place / "results" / "third" / "child"
         while not (written.exists() and written.read_text()):
             time.sleep(0.05)
@@ -163,6 +168,11 @@ def test_every_experiment_has_a_program_that_is_there(form: str) -> None:
         for word in words:
             if word.startswith(("benchmarks/", "recipes/", "tests/")):
                 assert (FOLDER.parents[1] / word).exists(), word
+
+
+def _ignore_interrupts() -> None:
+    """As a shell has its jobs of the background do."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def ends(process: int) -> bool:
