@@ -28,7 +28,7 @@ demo: $(READY) ## serve a tiny model at two lengths and show the answers
 	@$(BIN)/longrope demo
 
 test: $(READY) ## run the tests
-	@$(BIN)/python -m pytest --numprocesses 2 --dist loadscope $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadscope --no-loadscope-reorder $(ARGS)
 
 check: $(READY) ## lint, format and types
 	@$(BIN)/ruff check .

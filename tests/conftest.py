@@ -7,6 +7,21 @@ from pathlib import Path
 import pytest
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Modules that take longest first: of two workers, none shall begin one when the other has nothing left to do."""
+    modules: dict[Path, list[pytest.Item]] = {}
+    for item in items:
+        modules.setdefault(item.path, []).append(item)
+    items[:] = [item for module in sorted(modules.values(), key=_rank) for item in module]
+
+
+def _rank(module: list[pytest.Item]) -> tuple[bool, bool, int]:
+    def none_is(mark: str) -> bool:
+        return all(item.get_closest_marker(mark) is None for item in module)
+
+    return none_is("slow"), none_is("vllm"), -len(module)
+
+
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The checkpoint of ``trained_llama``, for reading only: made once however many workers run the tests."""
