@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 from fake_server import (
+    VOCABULARY,
     FakeServer,
     of_the_beginning,
     of_the_cached_blocks,
@@ -13,7 +14,7 @@ from fake_server import (
     subject_of,
 )
 
-from longrope_vllm.verification.answers import Answer, Question, Served
+from longrope_vllm.verification.answers import Answer, Question, Served, Step
 from longrope_vllm.verification.boundary import tier_choice
 from longrope_vllm.verification.crossing import crossing, crossing_under_load
 from longrope_vllm.verification.elsewhere import questions_everywhere, same_answers
@@ -163,6 +164,21 @@ def test_sensitivity_tells_the_margin_of_a_wrong_rope() -> None:
     assert first.tolerance_used is not None
     assert first.tolerance_used > 100
     assert "so it would be noticed" in str(first.reason)
+
+
+def test_sensitivity_sees_tokens_that_part_where_the_noise_hides_single_differences() -> None:
+    class Elsewhere(FakeServer):
+        def step(self, context: list[int], rope: int) -> Step:
+            found = super().step(context, 0)
+            top = {token + rope * VOCABULARY: value for token, value in found.top.items()}
+            return Step(token=found.token + rope * VOCABULARY, top=top)
+
+    wide = Tolerance(largest=30.0, answer_mean=30.0, check_mean=30.0)
+    first, _ = run(sensitivity, Elsewhere(*TIERS), wide)
+    assert first.status == "passed"
+    assert first.tolerance_used is not None
+    assert first.tolerance_used < 1
+    assert "tokens part" in str(first.reason)
 
 
 def test_sensitivity_is_skipped_where_a_request_cannot_ask_for_its_tier() -> None:
