@@ -96,8 +96,8 @@ def split(folder: Path, parts: Path, *, size: int) -> list[Path]:
     parts.mkdir(parents=True, exist_ok=True)
     with Splitting(parts, size) as file:
         with tarfile.open(fileobj=file, mode="w|", dereference=True) as archive:
-            for path in sorted(folder.rglob("*")):
-                archive.add(path, arcname=str(path.relative_to(folder)), recursive=False)
+            for path in sorted(folder.iterdir()):
+                archive.add(path, arcname=path.name)  # with what is in folders, and in those that links lead to
         made = file.parts
     stated = [{"name": part.name, "bytes": part.stat().st_size, "sha256": sha256(part)} for part in made]
     (parts / MANIFEST).write_text(json.dumps({"format": 1, "parts": stated}, indent=2) + "\n")

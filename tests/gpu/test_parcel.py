@@ -1,6 +1,7 @@
 """``benchmarks/gpu/parcel.py``: a folder arrives as it was left, in whatever order and however often parts come."""
 
 import json
+import os
 import random
 import subprocess
 import sys
@@ -26,6 +27,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (place / "wheels" / "small.whl").write_bytes(draw.randbytes(11))
     (place / "empty").touch()
     (place / "linked").symlink_to(place / "wheels" / "small.whl")
+    model = place.with_name("model") / "below"
+    model.mkdir(parents=True)
+    (model / "weights").write_bytes(draw.randbytes(13))
+    (place / "model").symlink_to(model.parent)
     return place
 
 
@@ -37,7 +42,8 @@ def parts(folder: Path, tmp_path: Path) -> list[Path]:
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    places = [Path(name) / file for name, _, files in os.walk(folder, followlinks=True) for file in files]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in places}
 
 
 def test_parts_come_one_by_one_in_any_order_and_twice(folder: Path, parts: list[Path], tmp_path: Path) -> None:
@@ -52,6 +58,7 @@ def test_parts_come_one_by_one_in_any_order_and_twice(folder: Path, parts: list[
         joined = parcel("join", place, parts[0], "--manifest", manifest)
         assert (joined.returncode, joined.stdout) == (0, f"whole: {place / 'whole'}\n"), joined.stderr
     assert content(place / "whole") == content(folder)
+    assert (place / "whole" / "model" / "below" / "weights").stat().st_size == 13
     assert [path.name for path in place.iterdir()] == ["whole"], "what was joined takes no room twice"
 
 
