@@ -148,6 +148,7 @@ def install(wheels: Path, site: Path) -> None:
     """All ``wheels`` into ``site``, without an index and without asking what they need."""
     if (site / ".complete").exists():
         return
+    print(f"installing the wheels of {wheels} into {site}", flush=True)
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-compile", "--upgrade"]
     if subprocess.run([*pip, "--target", str(site), *map(str, sorted(wheels.glob("*.whl")))], check=False).returncode:
         sys.exit(f"Expected to install the wheels of {wheels}, found pip's failure above: gather them anew.")
@@ -229,6 +230,8 @@ def main() -> int:
             print(f"{experiment.name}: {found.state} after {found.seconds:.0f} s", flush=True)
             (results / "summary.md").write_text(summary(experiments, results))
         states.append(found.state if found else "to do")
+    if left_over := [each.name for each, state in zip(experiments, states, strict=True) if state != "done"]:
+        print(f"not done: {', '.join(left_over)}")
     return 1 if "failed" in states else 3 if set(states) - {"done"} else 0
 
 

@@ -95,12 +95,14 @@ def test_a_visit_ends_with_its_budget_and_the_next_one_goes_on(place: Path) -> N
     assert (results / "first" / "said").read_text() == "small"
     assert "a reason" in (results / "second" / "log.txt").read_text()
     assert "| third | Does it go on? | unfinished |" in (results / "summary.md").read_text()
+    assert first.stdout.endswith("not done: second, third\n")
     child = int((results / "third" / "child").read_text())
     assert ends(child), "what an experiment started ends with it"
 
     (results / "first" / "said").unlink()
     second = visit(place, "--again", model="there")
     assert second.returncode == 0, second.stderr
+    assert "not done" not in second.stdout
     assert set(states(place).values()) == {"done"}
     assert (results / "third" / "ended").exists()
     assert not (results / "first" / "said").exists(), "what is done is not done again"
