@@ -24,7 +24,7 @@ $(READY): pyproject.toml scripts/install.py
 	@$(PYTHON) scripts/install.py --device $(DEVICE)
 	@touch $@
 
-demo: $(READY) ## serve a tiny model at two lengths and show the answers
+demo: $(READY) ## serve a real 135M model past its window, beside stock vLLM
 	@$(BIN)/longrope demo
 
 test: $(READY) ## run the tests

@@ -131,8 +131,8 @@ def main() -> None:
         f"{provenance('python benchmarks/search_page.py NAME=FILE ...', 'optuna', 'cma', 'transformers')}\n"
         + "".join(f"- {search.name}: `{search.command}`\n" for search in searches)
         + f"{documents(searches)}\n"
-        "- perplexities; a backward pass counts as two more forward ones, a pruned candidate as far as it was scored; "
-        "minutes are those of the passes.\n\n"
+        "- perplexities; a backward pass counts as three more forward ones, a pruned candidate as far as it was "
+        "scored; minutes are those of the passes.\n\n"
         f"{table(searches)}\n\n![best loss by token-forwards]({picture.name})\n"
         + "".join(evaluation(title, Path(folder)) for title, folder in map(split_label, given.evaluation))
     )

@@ -4,7 +4,7 @@
 #   recipes/smollm2_cpu.sh OUT [--list] [--budget 25m]
 #
 # Needs longrope on the PATH, bible (Debian's package bible-kjv), 6 GB of memory, and a package index for model and texts.
-# Some twelve hours, reckoned from single passes; the first search has been run.
+# Some twelve hours, reckoned from single passes; the searches at 16k have been run.
 
 source "$(dirname "$0")/line.sh"
 recipe "out" "$@"

@@ -1,7 +1,7 @@
 """Measure at every length what an extension gains and what it costs, and draw it.
 
     longrope eval MODEL --methods none,pi,yarn --lengths 4k,8k,16k --tasks ppl,passkey --out FOLDER
-    longrope eval MODEL --factors mine.json other=theirs.json --lengths 8k,64k --out FOLDER
+    longrope eval MODEL --factors mine.json other=theirs.json --lengths 8k,64k --documents TEXT --out FOLDER
     longrope eval URL   --lengths 8k,64k --tasks passkey,ruler --out FOLDER
 
 MODEL is a checkpoint folder, evaluated in this process under each set of factors; URL is an OpenAI-compatible server,

@@ -1,8 +1,8 @@
 """Find the rope factors of a checkpoint for longer sequences (or for short ones, after fine-tuning).
 
-    longrope search MODEL --target 64k --out factors.json                   one tier
-    longrope search tiers MODEL --lengths 16k,32k,64k --out factors.json    a tier for each length, one after the other
-    longrope search short MODEL --lengths 4k,8k --from tuned.json --out factors.json
+    longrope search MODEL --target 64k --documents TEXT --out FILE          one tier
+    longrope search tiers MODEL --lengths 16k,32k --documents TEXT --out FILE   a tier for each length
+    longrope search short MODEL --lengths 4k,8k --from tuned.json --out FILE
     longrope search worker --study factors.study.log                        help a search, from another GPU or machine
     longrope search report --study factors.study.log --out search.html      draw a search, also a running one
 
