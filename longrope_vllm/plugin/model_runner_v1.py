@@ -13,7 +13,7 @@ import torch
 
 from longrope_vllm.errors import UnsupportedError
 from longrope_vllm.plugin.patching import wrap_once
-from longrope_vllm.plugin.scheduler import RESUMED_TIERS, TIER
+from longrope_vllm.plugin.scheduler import RESUMED_TIERS, TIER, no_tier
 from longrope_vllm.plugin.step_rows import steps_of
 from longrope_vllm.plugin.tiers import serves_tiers
 
@@ -33,10 +33,7 @@ class TierTracking:
         for new in scheduler_output.scheduled_new_reqs:
             tier = getattr(new, TIER, None)
             if tier is None:
-                raise UnsupportedError(
-                    f"Expected a rope tier for request {new.req_id} from the scheduler, found none: the scheduler in "
-                    "use does not come from SchedulerConfig.get_scheduler_cls."
-                )
+                raise UnsupportedError(no_tier(new.req_id))
             self.tier_of[new.req_id] = tier
         self.tier_of.update(getattr(scheduler_output.scheduled_cached_reqs, RESUMED_TIERS, {}))
 

@@ -11,10 +11,14 @@ from typing import Any
 
 import torch
 
+from longrope_vllm.errors import UnsupportedError
 from longrope_vllm.plugin.patching import wrap_once
-from longrope_vllm.plugin.scheduler import TIER
+from longrope_vllm.plugin.scheduler import TIER, no_tier
 from longrope_vllm.plugin.step_rows import StepRows, steps_of
 from longrope_vllm.plugin.tiers import serves_tiers
+
+_OF_THE_WORKER = ("_warmup_", "_v2_mixed_warmup_")
+"""How ids begin in ``vllm.v1.worker.gpu.warmup``, which makes requests without a scheduler."""
 
 
 @cache
@@ -31,8 +35,7 @@ def tiered_state(state: Any) -> Any:
 
         def add_request(self, req_index: int, new_req_data: Any) -> None:
             super().add_request(req_index, new_req_data)
-            tier = getattr(new_req_data, TIER)
-            self.longrope_request_offsets[req_index] = self.longrope_steps.served.row_offsets[tier]
+            self.longrope_request_offsets[req_index] = self.longrope_steps.served.row_offsets[_tier_of(new_req_data)]
 
         def prepare_inputs(self, input_batch: Any, req_states: Any) -> dict[str, Any]:
             inputs: dict[str, Any] = super().prepare_inputs(input_batch, req_states)
@@ -46,6 +49,14 @@ def tiered_state(state: Any) -> Any:
             return inputs
 
     return TieredModelState
+
+
+def _tier_of(new: Any) -> int:
+    """The tier that the scheduler chose; what the worker asks itself to warm its kernels up is of the longest one."""
+    tier: int | None = getattr(new, TIER, None)
+    if tier is None and not new.req_id.startswith(_OF_THE_WORKER):
+        raise UnsupportedError(no_tier(new.req_id))
+    return -1 if tier is None else tier
 
 
 def install() -> None:

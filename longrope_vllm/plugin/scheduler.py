@@ -30,6 +30,14 @@ NEWS = "longrope"
 """Key of a request's status in an ``EngineCoreOutput``."""
 
 
+def no_tier(request_id: str) -> str:
+    """What is said of a request without ``TIER``."""
+    return (
+        f"Expected a rope tier for request {request_id} from the scheduler, found none: the scheduler in use does not "
+        "come from SchedulerConfig.get_scheduler_cls."
+    )
+
+
 class TieredScheduling:
     """Mixin over a vLLM ``Scheduler``; its methods run in the engine core's thread only."""
 

@@ -1,12 +1,12 @@
 """Run one real vLLM engine over scripted requests, in a process of its own: ``python engine_run.py JOB RESULT``.
 
 JOB is JSON: ``engine`` (arguments of ``vllm.LLM``), ``v2_runner``, ``cache_salt`` (false: the tiers' share of the
-prefix-cache key is left out, which is wrong) and ``requests``, each with ``id``, ``prompt`` (token ids),
-``max_tokens``, ``arrive`` (the engine step before which it is added) and, if the client gives them, ``salt``,
-``priority``, ``fields`` (of the plugin), ``params`` (of ``SamplingParams``), ``regex`` and ``lora`` (a folder). RESULT
-is JSON by request id: the greedy ``tokens``, the ``top`` log-probabilities of each, ``cached`` prompt tokens,
-``preemptions``, the ``choices`` of a request that wants several, the ``prompt`` log-probabilities of one that wants
-them and, with the plugin, the ``status`` it reports.
+prefix-cache key is left out, which is wrong), ``warm_up`` (as a GPU's worker does) and ``requests``, each with ``id``,
+``prompt`` (token ids), ``max_tokens``, ``arrive`` (the engine step before which it is added) and, if the client gives
+them, ``salt``, ``priority``, ``fields`` (of the plugin), ``params`` (of ``SamplingParams``), ``regex`` and ``lora`` (a
+folder). RESULT is JSON by request id: the greedy ``tokens``, the ``top`` log-probabilities of each, ``cached`` prompt
+tokens, ``preemptions``, the ``choices`` of a request that wants several, the ``prompt`` log-probabilities of one that
+wants them and, with the plugin, the ``status`` it reports.
 """
 
 import json
@@ -19,6 +19,8 @@ def main(job_path: str, result_path: str) -> None:
     job = json.loads(Path(job_path).read_text())
     engine = started_engine(job)
     core = engine.engine_core.engine_core
+    if job.get("warm_up"):
+        warm_up(core.model_executor.driver_worker.worker)
     waiting = sorted(job["requests"], key=lambda request: request["arrive"])
     results: dict[str, dict[str, object]] = {}
     preemptions: dict[str, int] = {}
@@ -56,6 +58,23 @@ def started_engine(job: dict[str, Any]) -> Any:
     scheduler_config = engine.vllm_config.scheduler_config
     assert scheduler_config.async_scheduling == bool(job["engine"].get("async_scheduling"))
     return engine
+
+
+def warm_up(worker: Any) -> None:
+    """What a GPU's worker does between loading and serving, and a CPU's does not; on the V2 runner.
+
+    All but a grammar and random sampling, whose kernels Triton's interpreter cannot run.
+    """
+    from vllm import SamplingParams
+    from vllm.v1.worker.gpu.warmup import run_mixed_prefill_decode_warmup, warmup_kernels
+
+    def sample_tokens(grammar: object) -> Any:
+        return worker.sample_tokens(None)
+
+    SamplingParams.for_sampler_warmup = staticmethod(lambda: SamplingParams(temperature=0.0))
+    asked = worker.model_runner, worker.execute_model, sample_tokens
+    warmup_kernels(*asked)
+    assert run_mixed_prefill_decode_warmup(*asked, num_tokens=8)
 
 
 def add(engine: Any, request: dict[str, Any]) -> str:

@@ -71,7 +71,7 @@ def crossing_requests() -> list[dict[str, Any]]:
         pytest.param({}, id="synchronous"),
         pytest.param({"async_scheduling": True}, id="asynchronous"),
         pytest.param({"enforce_eager": False}, id="compiled"),
-        pytest.param({"v2_runner": True}, id="V2 runner"),
+        pytest.param({"v2_runner": True, "job": {"warm_up": True}}, id="V2 runner"),
         pytest.param({"v2_runner": True, "async_scheduling": True}, id="V2 runner asynchronous"),
         pytest.param({"speculative_config": NGRAM}, id="n-gram speculation"),
         # V2 only: on the CPU, stock vLLM's V1 runner accepted none of 972 proposals of a model drafting for itself.
