@@ -106,12 +106,12 @@ async def ask(client: openai.AsyncOpenAI, model: str, tokens: Sequence[int], max
         temperature=0.0,
         stream=True,
         stream_options={"include_usage": True},
-        extra_body={"return_progress": True},
+        extra_body={"return_progress": True, "ignore_eos": True},
     )
     async for event in events:
         if progress := getattr(event, "prompt_progress", None):
             seen.progress.append((time.perf_counter() - started, progress["processed"]))
-        if event.choices and event.choices[0].text:
+        if event.choices:  # also where its text waits for the rest of a character
             seen.first_token = seen.first_token or time.perf_counter() - started
             seen.text += event.choices[0].text
         if event.usage:

@@ -46,6 +46,8 @@ class Experiment:
     question: str
     minutes: float
     """About, in the form that runs."""
+    resumes: bool
+    """Whether what was interrupted goes on, so that it may be begun with less time than it takes."""
     command: str
     """With the values of the form, ``{out}``, ``{model}``, ``{texts}`` and ``{python}`` in braces."""
 
@@ -74,6 +76,7 @@ def read_list(path: Path, form: str) -> tuple[list[Experiment], Mapping[str, str
             name=entry["name"],
             question=entry["question"],
             minutes=entry["minutes"][form],
+            resumes=entry.get("resumes", False),
             command=" ".join(_in_form(entry["command"], form).split()),
         )
         for entry in stated["experiment"]
@@ -155,6 +158,21 @@ def install(wheels: Path, site: Path) -> None:
     (site / ".complete").touch()
 
 
+def environment_with(model: Path, place: Path) -> dict[str, str]:
+    """What experiments find in their environment; ``model`` stands where benchmarks look for the demo's."""
+    cache = place / "cache"
+    link = cache / "longrope-vllm" / "smollm2-135m-instruct"
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.unlink(missing_ok=True)
+    link.symlink_to(model)
+    return {
+        "PYTHONUNBUFFERED": "1",
+        "HF_HUB_OFFLINE": "1",
+        "XDG_CACHE_HOME": str(cache),
+        "VLLM_USE_FLASHINFER_SAMPLER": "0",  # the wheels are without flashinfer, which vLLM takes for granted there
+    }
+
+
 def summary(experiments: Sequence[Experiment], results: Path) -> str:
     """All of them as a table."""
     rows = ["| experiment | question | state | minutes |", "|---|---|---|---:|"]
@@ -206,18 +224,23 @@ def main() -> int:
     if asked.wheels and not any(asked.wheels.glob("*.whl")):
         sys.exit(f"Expected wheels in the folder of --wheels, found none in {asked.wheels}.")
     results.mkdir(parents=True, exist_ok=True)
-    environment = {"PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1"}
+    environment = environment_with(asked.model.resolve(), results.parent)
     if asked.wheels:
         site = results.parent / "site"
         install(asked.wheels.resolve(), site)
-        environment |= {"PYTHONPATH": str(site), "PATH": f"{site / 'bin'}:{os.environ['PATH']}"}
+        sources = (ROOT, ROOT / "search", ROOT / "training")  # this checkout before the wheel that was made of one
+        environment |= {
+            "PYTHONPATH": ":".join(map(str, (*sources, site))),
+            "PATH": f"{site / 'bin'}:{os.environ['PATH']}",
+        }
     states = []
     for experiment in experiments:
         folder = results / experiment.name
         found = read_state(folder)
         over = found is not None and (found.state == "done" or (found.state == "failed" and not asked.again))
         left = ends - time.monotonic()
-        if not over and left > _LEAST and (not asked.only or experiment.name in asked.only.split(",")):
+        enough = left > (_LEAST if experiment.resumes else max(_LEAST, experiment.minutes * 60))
+        if not over and enough and (not asked.only or experiment.name in asked.only.split(",")):
             command = experiment.command.format(
                 **values,
                 out=folder,

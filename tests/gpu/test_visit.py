@@ -32,7 +32,8 @@ command = '''{python} -c "import sys; print('a reason'); sys.exit('absent' in '{
 [[experiment]]
 name = "third"
 question = "Does it go on?"
-minutes = {cuda = 1, small = 0.1}
+minutes = {cuda = 1, small = 60}
+resumes = true
 command = {cuda = "false", small = "{python} {texts}/long.py {out}"}
 
 [[experiment]]
@@ -40,6 +41,12 @@ name = "fourth"
 question = "Is it for GPUs alone?"
 minutes = {cuda = 1}
 command = "false"
+
+[[experiment]]
+name = "fifth"
+question = "Is there time for it?"
+minutes = {cuda = 1, small = 60}
+command = "{python} {texts}/cached.py"
 """
 LONG = """
 import pathlib, subprocess, sys, time
@@ -55,12 +62,17 @@ if not begun.exists():
         child.kill()
 (out / "ended").touch()
 """
+CACHED = """
+import os, pathlib
+assert (pathlib.Path(os.environ["XDG_CACHE_HOME"]) / "longrope-vllm" / "smollm2-135m-instruct" / "config.json").exists()
+"""
 
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
     (tmp_path / "list.toml").write_text(LIST)
     (tmp_path / "long.py").write_text(LONG)
+    (tmp_path / "cached.py").write_text(CACHED)
     (tmp_path / "held_out").mkdir()
     for model in ("absent", "there"):
         (tmp_path / model).mkdir()
@@ -95,7 +107,7 @@ def test_a_visit_ends_with_its_budget_and_the_next_one_goes_on(place: Path) -> N
     assert (results / "first" / "said").read_text() == "small"
     assert "a reason" in (results / "second" / "log.txt").read_text()
     assert "| third | Does it go on? | unfinished |" in (results / "summary.md").read_text()
-    assert first.stdout.endswith("not done: second, third\n")
+    assert first.stdout.endswith("not done: second, third, fifth\n")
     child = int((results / "third" / "child").read_text())
     assert ends(child), "what an experiment started ends with it"
 
@@ -123,6 +135,7 @@ def test_a_visit_that_is_ended_ends_what_it_runs_also_in_the_background(place: P
     with subprocess.Popen(command, preexec_fn=_ignore_interrupts) as running:
         written = place / "results" / "third" / "child"
         while not (written.exists() and written.read_text()):
+            assert running.poll() is None
             time.sleep(0.05)
         running.terminate()
     assert running.returncode == 143
@@ -148,7 +161,7 @@ def test_the_list_says_how_they_stand(place: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("--only", "fifth"), "out of first, second, third"),
+        (("--only", "sixth"), "out of first, second, third"),
         (("--budget", "soon"), "such as 25m"),
         (("--model", "nowhere"), "Expected config.json in the folder of --model"),
         (("--texts", "nowhere"), "Expected held_out in the folder of --texts"),
