@@ -35,7 +35,8 @@ def tiered_state(state: Any) -> Any:
 
         def add_request(self, req_index: int, new_req_data: Any) -> None:
             super().add_request(req_index, new_req_data)
-            self.longrope_request_offsets[req_index] = self.longrope_steps.served.row_offsets[_tier_of(new_req_data)]
+            tier = _tier_of(new_req_data)
+            self.longrope_request_offsets[req_index] = self.longrope_steps.served.row_offsets[tier]
 
         def prepare_inputs(self, input_batch: Any, req_states: Any) -> dict[str, Any]:
             inputs: dict[str, Any] = super().prepare_inputs(input_batch, req_states)

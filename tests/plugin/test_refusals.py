@@ -12,6 +12,7 @@ from longrope_vllm.errors import UnsupportedError
 from longrope_vllm.factors import Factors, Origin, Tier
 from longrope_vllm.plugin import model_loader
 from longrope_vllm.plugin.engine_config import check_exact
+from longrope_vllm.plugin.model_runner_v2 import tiered_state
 from longrope_vllm.plugin.scheduler import TieredScheduling
 from longrope_vllm.plugin.tiers import ServedTiers
 
@@ -145,3 +146,12 @@ def test_an_update_of_a_session_keeps_its_tier() -> None:
     queue.add_request(asked(20))
     assert queue.requests == {"r": session}
     assert session.longrope_tier == SERVED.last
+
+
+def test_a_request_without_a_tier_is_refused_by_the_v2_runner() -> None:
+    class State:
+        def add_request(self, req_index: int, new_req_data: object) -> None:
+            pass
+
+    with pytest.raises(UnsupportedError, match="Expected a rope tier for request chat-1 from the scheduler"):
+        tiered_state(State)().add_request(0, SimpleNamespace(req_id="chat-1"))
