@@ -77,16 +77,12 @@ def read_list(path: Path, form: str) -> tuple[list[Experiment], Mapping[str, str
             question=entry["question"],
             minutes=entry["minutes"][form],
             resumes=entry.get("resumes", False),
-            command=" ".join(_in_form(entry["command"], form).split()),
+            command=" ".join((text if isinstance(text := entry["command"], str) else text[form]).split()),
         )
         for entry in stated["experiment"]
         if form in entry["minutes"]
     ]
     return found, values
-
-
-def _in_form(command: str | Mapping[str, str], form: str) -> str:
-    return command if isinstance(command, str) else command[form]
 
 
 def read_state(folder: Path) -> State | None:
