@@ -115,9 +115,9 @@ def markdown(found: dict[int, list[Pair]], command: str) -> str:
         columns = (
             spread([pair.crossing / pair.prefill for pair in pairs], 2),
             spread([pair.crossing / pair.first for pair in pairs], 2),
-            spread([pair.crossing for pair in pairs], 2),
-            spread([pair.prefill for pair in pairs], 2),
-            spread([pair.usual for pair in pairs]),
+            spread([pair.crossing for pair in pairs], 4),
+            spread([pair.prefill for pair in pairs], 4),
+            spread([pair.usual for pair in pairs], 4),
         )
         lines.append(f"| {boundary:,} | {' | '.join(columns)} | {len(pairs)} |")
     lines += [

@@ -145,12 +145,12 @@ def rows(found: dict[str, list[Turn]]) -> list[str]:
             columns = (
                 name,
                 str(run + 1),
-                f"{p95(result.idle):.2f}",
-                f"{p95(result.beside):.2f}",
-                f"{max(result.beside):.2f}",
+                f"{p95(result.idle):.4f}",
+                f"{p95(result.beside):.4f}",
+                f"{max(result.beside):.4f}",
                 f"{result.short_ratio:.2f}",
-                f"{result.long_alone:.1f}",
-                f"{result.long_beside:.1f}",
+                f"{result.long_alone:.2f}",
+                f"{result.long_beside:.2f}",
                 f"{result.slowdown:.2f}",
                 f"{result.long_beside / found[STOCK][run].long_alone:.2f}",
             )

@@ -1,18 +1,20 @@
 """Training against a plain loop of transformers' Trainer: memory and tokens a second by length, on one model.
 
     python benchmarks/bench_training.py MODEL --documents SOURCE --out PAGE.md [--factors FILE]
-        [--tuning full|lora] [--plain 2k,4k,8k] [--ours 12k,16k]
+        [--tuning full|lora] [--plain 2k,4k,8k] [--ours 12k,16k] [--training="--offload"]
 
 The plain loop is what its documentation shows: the model in float32 under bfloat16 autocast, labels given, loss by
 the model; with ``--tuning lora`` in bfloat16, with peft's adapters of rank 8 on all linear layers. It runs as it is,
 and with gradient checkpointing. Ours is ``longrope train``, which trains past the window only, with YaRN's factors
-where no file is named. On the GPU where there is one. Each runs two steps of one row in a process of its own; memory is
-the peak of that process, tokens a second those of the second step.
+where no file is named, and the options in ``--training``. On the GPU where there is one. Each runs two steps of one row
+in a process of its own; memory is the peak of that process, tokens a second those of the second step. The page is
+written anew after each.
 """
 
 import argparse
 import json
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -58,6 +60,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--tuning", choices=("full", "lora"), default="full")
     parser.add_argument("--plain", default="2k,4k,8k")
     parser.add_argument("--ours", default="12k,16k")
+    parser.add_argument("--training", default="", help="options of longrope train, in one word")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--case", help=argparse.SUPPRESS)
     asked = parser.parse_args(argv)
@@ -70,8 +73,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error(f"expected lengths above the window of {window:,} in --ours, found {min(ours_at):,}")
     plain = [Case(way=way, length=length) for way in _WAYS if way != OURS for length in parse_lengths(asked.plain)]
     ours = [Case(way=OURS, length=length) for length in ours_at]
-    found = [_in_a_process(case) for case in plain + ours]
-    asked.out.write_text(_page(found), encoding="utf-8")
+    found: list[Measured] = []
+    for case in plain + ours:
+        found.append(_in_a_process(case))
+        asked.out.write_text(_page(found, (plain + ours)[len(found) :]), encoding="utf-8")
 
 
 def _in_a_process(case: Case) -> Measured:
@@ -143,6 +148,7 @@ def _ours(asked: argparse.Namespace, length: int) -> tuple[int, float]:
         factors = asked.factors or _yarn(asked.model, length, Path(folder) / "factors.json")
         words = ["train", str(asked.model), "--factors", str(factors), "--stage", f"{length}:{STEPS}"]
         words += ["--tuning", asked.tuning, "--batch", "1", "--data", asked.documents, "--out", f"{folder}/out"]
+        words += shlex.split(asked.training)
         stdout = os.dup(1)
         os.dup2(2, 1)  # what it prints is not the result
         try:
@@ -162,19 +168,21 @@ OURS = "longrope train"
 _WAYS = {"Trainer": _as_it_is, "Trainer, checkpointing": _with_checkpointing, OURS: _ours}
 
 
-def _page(found: Sequence[Measured]) -> str:
-    rows = "\n".join(
+def _page(found: Sequence[Measured], left: Sequence[Case]) -> str:
+    rows = [
         f"| {one.case.way} | {format_length(one.case.length)} | "
         + (f"ended with {one.code} | |" if one.code else f"{one.memory / 1e9:.2f} | {one.tokens_per_second:,.0f} |")
         for one in found
-    )
+    ]
+    rows += [f"| {case.way} | {format_length(case.length)} | not run yet | |" for case in left]
+    table = "\n".join(rows)
     return f"""# Training by length: memory and speed
 
 {provenance(command_line("bench_training.py", sys.argv[1:]), "transformers")}
 
 | way | tokens of a row | GB at most | tokens/s |
 |---|---:|---:|---:|
-{rows}
+{table}
 
 - what ended with a code did not get through {STEPS} steps: for want of memory, unless its output says otherwise.
 """

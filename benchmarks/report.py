@@ -1,9 +1,11 @@
 """What the result pages share: where a figure comes from, and how ratios are stated."""
 
 import platform
+import shlex
 import statistics
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 from machine import machine_name
 
@@ -17,12 +19,13 @@ def provenance(command: str, *packages: str) -> str:
 
 
 def command_line(script: str, arguments: Sequence[str]) -> str:
-    """The command that was run; where its page went is left out."""
+    """The command that was run; where its page went is left out, and of absolute paths all but the name."""
     kept = list(arguments)
     if "--out" in kept:
         place = kept.index("--out")
         del kept[place : place + 2]
-    return " ".join(["python", f"benchmarks/{script}", *kept])
+    words = [Path(word).name if word.startswith("/") else word for word in kept]
+    return shlex.join(["python", f"benchmarks/{script}", *words])
 
 
 def _vllm_version() -> str:

@@ -8,6 +8,7 @@ depend on what the weights are. Fewer layers are for trying it out.
 """
 
 import argparse
+import gc
 import subprocess
 import sys
 import tempfile
@@ -35,11 +36,14 @@ def main() -> int:
     given, options = parser.parse_known_args()
     torch.set_default_device("cuda" if torch.cuda.is_available() else "cpu")
     torch.set_default_dtype(torch.bfloat16)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "llama-shaped-8b"
         LlamaForCausalLM(LlamaConfig(**SHAPE, num_hidden_layers=given.layers)).save_pretrained(folder)
+        gc.collect()
+        torch.cuda.empty_cache()  # what measures is a process of its own
         AutoTokenizer.from_pretrained(given.tokenizer).save_pretrained(folder)
         bench = Path(__file__).parents[1] / "bench_training.py"
-        return subprocess.run([sys.executable, str(bench), folder, *options], check=False).returncode
+        return subprocess.run([sys.executable, str(bench), str(folder), *options], check=False).returncode
 
 
 if __name__ == "__main__":

@@ -6,8 +6,9 @@
 ``experiments.toml`` says what they are. Each has a folder in RESULTS with its log, its results and ``state.json``,
 which are there as soon as it ends; ``RESULTS/summary.md`` lists all. When the budget is spent the running one is
 interrupted, and the next visit, with the same RESULTS, goes on: what is done is passed over, what failed is tried
-again with ``--again`` alone. WHEELS are installed first, into ``RESULTS/../site``, without an index; the machine's
-own packages stay. The form ``small`` is for a CPU and for trying the list out.
+again with ``--again`` alone. What was run in another form, or by another command, is as if it had not been. WHEELS are
+installed first, into ``RESULTS/../site``, without an index; the machine's own packages stay. The form ``small`` is for
+a CPU and for trying the list out.
 
 Exit code: 0 all done, 3 some are left, 1 some failed.
 """
@@ -23,8 +24,11 @@ import sys
 import time
 import tomllib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+import psutil
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from machine import machine_name
@@ -49,7 +53,7 @@ class Experiment:
     resumes: bool
     """Whether what was interrupted goes on, so that it may be begun with less time than it takes."""
     command: str
-    """With the values of the form, ``{out}``, ``{model}``, ``{texts}`` and ``{python}`` in braces."""
+    """With the values of the form, and ``{out}``, ``{model}``, ``{texts}`` and ``{python}`` in braces."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,40 +65,46 @@ class State:
     seconds: float
     """Over all visits."""
     command: str
+    """As ``Experiment.command``: places may be others at the next visit."""
     code: int
     machine: str
 
 
-def read_list(path: Path, form: str) -> tuple[list[Experiment], Mapping[str, str]]:
-    """Experiments in their order, and the values of ``form``."""
+def read_list(path: Path, form: str) -> list[Experiment]:
+    """Experiments of ``form`` in their order."""
     stated = tomllib.loads(path.read_text())
     if form not in stated["form"]:
         sys.exit(f"Expected a form out of {', '.join(stated['form'])}, found {form!r}.")
     values = stated["form"][form]
-    found = [
+    return [
         Experiment(
             name=entry["name"],
             question=entry["question"],
             minutes=entry["minutes"][form],
             resumes=entry.get("resumes", False),
-            command=" ".join((text if isinstance(text := entry["command"], str) else text[form]).split()),
+            command=_of_form(entry["command"], form, values),
         )
         for entry in stated["experiment"]
         if form in entry["minutes"]
     ]
-    return found, values
 
 
-def read_state(folder: Path) -> State | None:
-    """Of an experiment that was begun."""
+def _of_form(command: str | Mapping[str, str], form: str, values: Mapping[str, str]) -> str:
+    places = {name: f"{{{name}}}" for name in ("out", "model", "texts", "python")}
+    return " ".join((command if isinstance(command, str) else command[form]).format(**values, **places).split())
+
+
+def read_state(experiment: Experiment, folder: Path) -> State | None:
+    """Of an experiment that was begun by the same command."""
     path = folder / "state.json"
-    return State(**json.loads(path.read_text())) if path.exists() else None
+    found = State(**json.loads(path.read_text())) if path.exists() else None
+    return found if found and found.command == experiment.command else None
 
 
 def run(experiment: Experiment, folder: Path, command: str, *, limit: float, environment: Mapping[str, str]) -> State:
     """One experiment for at most ``limit`` seconds; its state is on disk when this returns."""
     folder.mkdir(parents=True, exist_ok=True)
-    before = read_state(folder)
+    before = read_state(experiment, folder)
     started = time.monotonic()
     with (folder / "log.txt").open("ab") as log:
         log.write(f"$ {command}\n".encode())
@@ -118,7 +128,13 @@ def run(experiment: Experiment, folder: Path, command: str, *, limit: float, env
     seconds = time.monotonic() - started + (before.seconds if before else 0)
     state = "unfinished" if interrupted else "failed" if process.returncode else "done"
     machine = machine_name()
-    found = State(state=state, seconds=round(seconds, 1), command=command, code=process.returncode, machine=machine)
+    found = State(
+        state=state,
+        seconds=round(seconds, 1),
+        command=experiment.command,
+        code=process.returncode,
+        machine=machine,
+    )
     unfinished = folder / ".state.json"
     unfinished.write_text(json.dumps(asdict(found), indent=2) + "\n")
     unfinished.replace(folder / "state.json")
@@ -131,7 +147,20 @@ def _hear_interrupts() -> None:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """An interrupt to the experiment and all that it started, then an end."""
+    """An interrupt to the experiment, then an end to it and to all that it started, which may hold the GPU's memory."""
+    try:
+        started = psutil.Process(process.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        started = []
+    try:
+        _end_group(process)
+    finally:
+        for survivor in started:
+            with suppress(psutil.NoSuchProcess):  # raised as well where its number is another's by now
+                survivor.kill()
+
+
+def _end_group(process: subprocess.Popen[bytes]) -> None:
     for number, seconds in ((signal.SIGINT, _GRACE), (signal.SIGKILL, None)):
         try:
             os.killpg(process.pid, number)
@@ -173,7 +202,7 @@ def summary(experiments: Sequence[Experiment], results: Path) -> str:
     """All of them as a table."""
     rows = ["| experiment | question | state | minutes |", "|---|---|---|---:|"]
     for experiment in experiments:
-        found = read_state(results / experiment.name)
+        found = read_state(experiment, results / experiment.name)
         state, minutes = (
             (found.state, f"{found.seconds / 60:.1f}") if found else ("to do", f"about {experiment.minutes:g}")
         )
@@ -206,7 +235,7 @@ def main() -> int:
     asked = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # what runs is to end as well
     ends = time.monotonic() + asked.budget
-    experiments, values = read_list(asked.experiments, asked.form)
+    experiments = read_list(asked.experiments, asked.form)
     unknown = set(filter(None, asked.only.split(","))) - {experiment.name for experiment in experiments}
     if unknown:
         sys.exit(f"Expected experiments out of {', '.join(each.name for each in experiments)}, found {min(unknown)!r}.")
@@ -232,13 +261,12 @@ def main() -> int:
     states = []
     for experiment in experiments:
         folder = results / experiment.name
-        found = read_state(folder)
+        found = read_state(experiment, folder)
         over = found is not None and (found.state == "done" or (found.state == "failed" and not asked.again))
         left = ends - time.monotonic()
         enough = left > (_LEAST if experiment.resumes else max(_LEAST, experiment.minutes * 60))
         if not over and enough and (not asked.only or experiment.name in asked.only.split(",")):
             command = experiment.command.format(
-                **values,
                 out=folder,
                 model=asked.model.resolve(),
                 texts=asked.texts.resolve(),

@@ -54,12 +54,9 @@ out = pathlib.Path(sys.argv[1])
 begun = out / "begun"
 if not begun.exists():
     begun.touch()
-    child = subprocess.Popen(["sleep", "1000"], start_new_session=True)  # as servers are started
-    try:
-        (out / "child").write_text(str(child.pid))
-        time.sleep(1000)
-    finally:
-        child.kill()
+    child = subprocess.Popen(["sleep", "1000"], start_new_session=True)  # and never ended
+    (out / "child").write_text(str(child.pid))
+    time.sleep(1000)
 (out / "ended").touch()
 """
 CACHED = """
@@ -156,6 +153,14 @@ def test_the_list_says_how_they_stand(place: Path) -> None:
     assert "| second | Does it end badly? | to do | about 0.1 |" in listed
     assert "fourth" not in listed
     assert "fourth" in visit(place, "--list", form="cuda").stdout
+
+
+def test_what_was_done_in_another_form_is_not_done_in_this_one(place: Path) -> None:
+    visit(place, "--only", "first")
+    assert "| first | Does it write? | to do |" in visit(place, "--list", form="cuda").stdout
+    visit(place, "--only", "first", form="cuda")
+    assert (place / "results" / "first" / "said").read_text() == "large"
+    assert "| first | Does it write? | done |" in visit(place, "--list", form="cuda").stdout
 
 
 @pytest.mark.parametrize(

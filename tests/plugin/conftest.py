@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from engine_jobs import Results, RunEngine
 from tiny_models import stretched, tiny_llama
@@ -31,8 +32,8 @@ def longrope_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run_job(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
     """``run(script, plugins, model, requests, **engine)``: what a driver beside this file makes of a job.
 
-    ``v2_runner=True`` takes vLLM's second model runner, the default on GPUs, with its Triton kernels interpreted.
-    ``job`` holds further fields of the job.
+    ``v2_runner=True`` takes vLLM's second model runner, the default on GPUs; without a GPU its Triton kernels are
+    interpreted. ``job`` holds further fields of the job.
     """
 
     def run(
@@ -54,7 +55,7 @@ def run_job(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
             "max_num_batched_tokens": 128,  # less than most prompts: prefill is chunked
             "max_num_seqs": 8,
         }
-        fields = {"engine": defaults | engine, "v2_runner": v2_runner, "requests": requests}
+        fields = {"engine": defaults | engine, "requests": requests}
         asked.write_text(json.dumps(fields | (job or {})))
         environment = os.environ | {
             "VLLM_PLUGINS": plugins,
@@ -68,8 +69,9 @@ def run_job(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
         if engine.get("tensor_parallel_size", 1) * engine.get("pipeline_parallel_size", 1) > 1:
             # without a binding each worker wants every core
             environment |= {"VLLM_CPU_OMP_THREADS_BIND": "|".join(map(str, sorted(os.sched_getaffinity(0))[:2]))}
-        if v2_runner:
-            environment |= {"VLLM_USE_V2_MODEL_RUNNER": "1", "TRITON_INTERPRET": "1"}
+        environment |= {"VLLM_USE_V2_MODEL_RUNNER": str(int(v2_runner))}
+        if v2_runner and not torch.cuda.is_available():
+            environment |= {"TRITON_INTERPRET": "1"}
         done = subprocess.run(
             [sys.executable, str(Path(__file__).with_name(script)), str(asked), str(result)],
             env=environment,

@@ -1,6 +1,6 @@
 """Run one real vLLM engine over scripted requests, in a process of its own: ``python engine_run.py JOB RESULT``.
 
-JOB is JSON: ``engine`` (arguments of ``vllm.LLM``), ``v2_runner``, ``cache_salt`` (false: the tiers' share of the
+JOB is JSON: ``engine`` (arguments of ``vllm.LLM``), ``cache_salt`` (false: the tiers' share of the
 prefix-cache key is left out, which is wrong), ``warm_up`` (as a GPU's worker does) and ``requests``, each with ``id``,
 ``prompt`` (token ids), ``max_tokens``, ``arrive`` (the engine step before which it is added) and, if the client gives
 them, ``salt``, ``priority``, ``fields`` (of the plugin), ``params`` (of ``SamplingParams``), ``regex`` and ``lora`` (a
@@ -10,6 +10,7 @@ wants them and, with the plugin, the ``status`` it reports.
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,7 @@ def main(job_path: str, result_path: str) -> None:
 
 def started_engine(job: dict[str, Any]) -> Any:
     """The engine of a job, with what the job wants of this process."""
-    if job["v2_runner"]:
+    if os.environ.get("TRITON_INTERPRET"):
         allow_triton_interpreter()
     if job["engine"].get("async_scheduling"):
         allow_async_scheduling()
@@ -53,7 +54,8 @@ def started_engine(job: dict[str, Any]) -> Any:
         leave_out_the_cache_salt()
     from vllm import LLM
 
-    defaults = {"skip_tokenizer_init": True, "disable_log_stats": True, "seed": 0}
+    # Asynchronous scheduling is on by default on CUDA, and off on the CPU.
+    defaults = {"skip_tokenizer_init": True, "disable_log_stats": True, "seed": 0, "async_scheduling": False}
     engine = LLM(**defaults | job["engine"]).llm_engine
     scheduler_config = engine.vllm_config.scheduler_config
     assert scheduler_config.async_scheduling == bool(job["engine"].get("async_scheduling"))
