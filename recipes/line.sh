@@ -22,9 +22,6 @@ declare -A cost
 
 line() {
   local tuned=$out/tuned/model
-  for tool in longrope curl; do
-    command -v "$tool" > /dev/null || { echo "Expected $tool on the PATH, found none: the recipe needs it." >&2 && exit 2; }
-  done
   step "$out/first.json" "${cost[first]}" search "$model" "$first" first "${by_default[@]}"
   # What was published, to compare with.
   step "$out/evolution.json" "${cost[evolution]}" search "$model" "${first##*,}" evolution "${by_evolution[@]}"

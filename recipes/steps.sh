@@ -47,6 +47,16 @@ within() {
   exit "$code"
 }
 
+# needs TOOLS...: before any work is done.
+needs() {
+  for tool in "$@"; do
+    if [ -z "$listing" ] && ! command -v "$tool" > /dev/null; then
+      echo "Expected $tool on the PATH, found none: install it, this recipe needs it." >&2
+      exit 2
+    fi
+  done
+}
+
 # step RESULT COST COMMAND...
 step() {
   local result=$1 cost=$2

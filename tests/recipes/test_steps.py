@@ -97,3 +97,12 @@ def test_the_recipes_of_the_real_model_list_every_step_with_its_cost(name: str, 
     ]
     assert all(row[:2] == ["to", "do"] and len(row) == 4 for row in rows), "each says what it costs"
     assert not (tmp_path / "out").exists(), "a list makes nothing"
+
+
+@pytest.mark.parametrize("name", ["smollm2_cpu", "smollm2_gpu", "tiny"])
+def test_a_recipe_without_its_tools_is_refused_before_any_work(name: str, tmp_path: Path) -> None:
+    words = ["bash", STEPS.with_name(f"{name}.sh"), *(["model", "text"] if name == "tiny" else []), tmp_path / "out"]
+    refused = subprocess.run(words, capture_output=True, text=True, check=False, env={"PATH": "/usr/bin:/bin"})
+    assert refused.returncode == 2
+    assert "Expected longrope on the PATH, found none" in refused.stderr
+    assert not (tmp_path / "out").exists()
