@@ -119,7 +119,7 @@ def builds() -> list[tuple[str, str, dict[str, float]]]:
     for name, length in LENGTHS.items():
         for subject in SUBJECTS:
             command = [sys.executable, __file__, "--build", subject, "--length", str(length)]
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
             found.append((name, subject, json.loads(done.stdout.splitlines()[-1])))
     return found
 

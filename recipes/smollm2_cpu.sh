@@ -3,12 +3,12 @@
 #
 #   recipes/smollm2_cpu.sh OUT [--list] [--budget 25m]
 #
-# Needs longrope and curl on the PATH, bible (Debian's package bible-kjv), 6 GB of memory, and a package index for model
+# Needs longrope and its python3 on the PATH, bible (Debian's package bible-kjv), 6 GB of memory, and a package index for model
 # and texts. Some twelve hours, reckoned from single passes; the searches at 16k have been run.
 
 source "$(dirname "$0")/line.sh"
 recipe "out" "$@"
-needs longrope curl
+needs longrope python3
 model=${MODEL:-$out/smollm2-135m-instruct} texts=${TEXTS:-$out/texts}
 
 lengths=2k,8k first=16k stages=16k:20 share=1 far=32k short=4k,8k
@@ -31,5 +31,5 @@ serving=(--dtype bfloat16 --enforce-eager)
 export VLLM_CPU_KVCACHE_SPACE=${VLLM_CPU_KVCACHE_SPACE:-2}
 
 step "$model" "a minute" longrope demo --fetch "$model"
-step "$texts" "a minute" python "$(dirname "$0")/texts.py" "$texts"
+step "$texts" "a minute" python3 "$recipes/texts.py" "$texts"
 line

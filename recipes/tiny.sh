@@ -7,7 +7,7 @@
 
 source "$(dirname "$0")/line.sh"
 recipe "model texts out" "$@"
-needs longrope curl
+needs longrope python3
 
 # Half of what was learned and half of what was known: so few steps forget more than they need to.
 lengths=64 first=256,512 stages=256:8,512:12 share=0.5 far=1024 short=32,64

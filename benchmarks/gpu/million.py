@@ -3,12 +3,12 @@
     python benchmarks/gpu/million.py MODEL --texts TEXTS --length 1M --out FOLDER [options of longrope serve]
 
 One ``longrope serve`` with the tier ``LENGTH:yarn``. The prompt is as many tokens of the held-out texts as fit, over
-and over, a fact at each of five depths, and a question about the middle one. Written to ``FOLDER/million.json``, and
-to ``million.md`` as a table: the time to the first token beside what attention and the other products of the prefill
-take at the rate of one large product measured before; progress as the client saw it; the tier that served it; memory
-of the device and of the cache, beside the bytes that a token has in it; and the time to the first token of short
-requests sent meanwhile. The answer of a model that was never trained at this length is noted, and nothing is claimed
-of it.
+and over, a fact at each of five depths, and a question about the middle one. Written to ``FOLDER/million.json``, also
+when it is interrupted, and to ``million.md`` as a table: the time to the first token beside what attention and the
+other products of the prefill take at the rate of one large product measured before; progress as the client saw it; the
+tier that served it; memory of the device and of the cache, beside the bytes that a token has in it; and the time to the
+first token of short requests sent meanwhile. The answer of a model that was never trained at this length is noted, and
+nothing is claimed of it.
 """
 
 import argparse
@@ -59,6 +59,19 @@ class Seen:
     longrope: dict[str, Any] | None = None
 
 
+@dataclass(kw_only=True)
+class Run:
+    """What was measured so far."""
+
+    seen: Seen = field(default_factory=Seen)
+    alone: list[float] = field(default_factory=list)
+    """Seconds to the first token of short requests, and beside the long one."""
+    beside: list[float] = field(default_factory=list)
+    memory: int = 0
+    """Bytes in use on the device beyond those before the server, at most."""
+    whole: bool = False
+
+
 def matmul_rate(device: str, size: int) -> float:
     """FLOP/s of one product of ``size`` x ``size`` in bfloat16, the best of ten."""
     left, right = (torch.randn(size, size, dtype=torch.bfloat16, device=device) for _ in range(2))
@@ -96,9 +109,9 @@ def prompt(tokenizer: Any, texts: Path, length: int) -> list[int]:
     return [*found, *question]
 
 
-async def ask(client: openai.AsyncOpenAI, model: str, tokens: Sequence[int], max_tokens: int) -> Seen:
-    """A completion of ``tokens``, streamed."""
-    seen, started = Seen(), time.perf_counter()
+async def ask(client: openai.AsyncOpenAI, model: str, tokens: Sequence[int], max_tokens: int, seen: Seen) -> None:
+    """A completion of ``tokens``, streamed into ``seen``."""
+    started = time.perf_counter()
     events = await client.completions.create(
         model=model,
         prompt=list(tokens),
@@ -117,26 +130,28 @@ async def ask(client: openai.AsyncOpenAI, model: str, tokens: Sequence[int], max
         if event.usage:
             seen.prompt_tokens = event.usage.prompt_tokens
         seen.longrope = getattr(event, "longrope", None) or seen.longrope
-    return seen
 
 
-async def measured(url: str, model: str, tokens: Sequence[int]) -> tuple[Seen, list[float], list[float], int]:
-    """The long request; first tokens of short ones alone and beside it; memory of the device while it ran."""
+async def measure(url: str, model: str, tokens: Sequence[int], run: Run) -> None:
+    """The long request; first tokens of short ones alone and beside it; memory of the device while it runs."""
     client = openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=PATIENCE)
 
     async def short(number: int) -> float:
         at = (number * SHORT) % max(1, len(tokens) - SHORT)
-        return (await ask(client, model, tokens[at : at + SHORT], 1)).first_token
+        seen = Seen()
+        await ask(client, model, tokens[at : at + SHORT], 1, seen)
+        return seen.first_token
 
-    alone = [await short(number) for number in range(5)][1:]
-    long = asyncio.create_task(ask(client, model, tokens, ANSWER))
-    beside, memory = [], 0
+    await short(0)
+    run.alone = [await short(number) for number in range(1, 5)]
+    long = asyncio.create_task(ask(client, model, tokens, ANSWER, run.seen))
     while not long.done():
         await asyncio.wait([long], timeout=1)
         if not long.done():
-            beside.append(await short(len(beside) + 100))
-            memory = max(memory, used_memory())
-    return await long, alone, beside, memory
+            run.beside.append(await short(len(run.beside) + 100))
+            run.memory = max(run.memory, used_memory())
+    await long
+    run.whole = True
 
 
 def used_memory() -> int:
@@ -162,7 +177,10 @@ def page(found: dict[str, Any], command: str) -> str:
         ("time over that", f"{seen['first_token'] / found['limit_seconds']:.2f} times"),
         ("progress events", f"{len(seen['progress'])}"),
         ("cache", f"{found['cache_bytes'] / 2**30:.2f} GiB for the prompt; room for {found['cache_tokens']:,} tokens"),
-        ("memory of the device, at most", f"{found['memory'] / 2**30:.1f} GiB" if found["memory"] else "no device"),
+        (
+            "memory of the device, at most, beyond what was in use",
+            f"{found['memory'] / 2**30:.1f} GiB" if found["memory"] else "no device",
+        ),
         ("first token of a short request, alone", f"{statistics.median(found['alone']):.3f} s"),
         ("beside the long one, median and worst", _spread(found["beside"])),
         ("answer", repr(seen["text"])),
@@ -201,21 +219,24 @@ def main() -> None:
         str(asked.length),
         *options,
     ]
+    if device == "cuda":
+        torch.cuda.empty_cache()  # the server needs it
+    before, run = used_memory(), Run()
     with running("longrope_vllm.cli.main", serve, environment={}, log=log, within=900) as server:
-        seen, alone, beside, memory = asyncio.run(measured(server.url, str(asked.model), tokens))
+        try:
+            asyncio.run(measure(server.url, str(asked.model), tokens, run))
+        finally:
+            run.memory = max(0, run.memory - before)
+            (asked.out / "million.json").write_text(json.dumps(asdict(run), indent=2) + "\n")
     model = ServedModel.of(read_config(asked.model), asked.model)
     room = [int(number.replace(",", "")) for number in _CACHE_TOKENS.findall(log.read_text(errors="replace"))]
-    found = {
+    found = asdict(run) | {
         "length": asked.length,
-        "seen": asdict(seen),
         "matmul_rate": rate,
         "limit_seconds": prefill_flops(model, len(tokens)) / rate,
         "cache_bytes": 2 * model.layers * model.kv_heads * model.head * 2 * len(tokens),
         "cache_tokens": max(room, default=0),
-        "memory": memory,
-        "alone": alone,
-        "beside": beside,
-        "correct": str(NUMBERS[len(NUMBERS) // 2]) in seen.text,
+        "correct": str(NUMBERS[len(NUMBERS) // 2]) in run.seen.text,
     }
     (asked.out / "million.json").write_text(json.dumps(found, indent=2) + "\n")
     (asked.out / "million.md").write_text(page(found, command_line("gpu/million.py", sys.argv[1:])))

@@ -256,7 +256,7 @@ def main() -> int:
         sources = (ROOT, ROOT / "search", ROOT / "training")  # this checkout before the wheel that was made of one
         environment |= {
             "PYTHONPATH": ":".join(map(str, (*sources, site))),
-            "PATH": f"{site / 'bin'}:{os.environ['PATH']}",
+            "PATH": f"{site / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}",
         }
     states = []
     for experiment in experiments:

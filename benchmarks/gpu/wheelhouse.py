@@ -3,7 +3,7 @@
     python benchmarks/gpu/wheelhouse.py WHEELS REQUIREMENT... [--present FILE] [--without NAME,...] [--python 3.12]
                                         [--glibc 2.39]
 
-    python benchmarks/gpu/wheelhouse.py visit/wheels ".[search,train,eval]" "vllm==0.25.1" --present there.txt
+    python benchmarks/gpu/wheelhouse.py visit/wheels ".[http,search,train,eval]" "vllm==0.25.1" --present there.txt
 
 A requirement is a name with or without a version, or a folder of source, which is built. ``FILE`` is what
 ``python -m pip list --format=freeze`` prints there; a bare name counts as any version. What is present in a version

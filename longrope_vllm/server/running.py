@@ -1,6 +1,7 @@
 """A server as a child process: started, waited for, ended. Its output goes to a log file."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -16,6 +17,9 @@ from pathlib import Path
 from longrope_vllm.errors import ServerError
 
 _STOP_LIMIT = 30.0
+_TRACEBACK = "Traceback (most recent call last)"
+_RAISED = re.compile(r"(?:^|[\])] )[\w.]+(?:Error|Exception)\b")
+"""The last line of a traceback, behind what vLLM writes before each line: ``(EngineCore pid=7) ERROR [core.py:1] ``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,4 +106,11 @@ def free_port() -> int:
 
 
 def _end(log: Path, lines: int = 15) -> str:
-    return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])
+    """How the log ends, and before it how its first traceback does: an engine fails first, in a process of its own."""
+    said = log.read_text(errors="replace").splitlines()
+    begin = next((number for number, line in enumerate(said) if _TRACEBACK in line), len(said))
+    raised = next((number for number in range(begin, len(said)) if _RAISED.search(said[number])), len(said))
+    last = max(0, len(said) - lines)
+    if raised >= last:
+        return "\n".join(said[last:])
+    return "\n".join([*said[max(begin, raised - lines) : raised + 1], "…", *said[last:]])

@@ -21,6 +21,7 @@ from longrope_vllm.installation import (
     cpu_flags,
     device_check,
     engine_check,
+    files_check,
     glibc_check,
     import_checks,
     installed_engines,
@@ -189,6 +190,14 @@ def test_the_plugin_is_found_by_its_entry_point_and_not_shut_out(tmp_path):
     assert "VLLM_PLUGINS='other'" in shut_out.found
     without = plugin_check([str(fake(tmp_path / "without", "longrope-vllm", "0.1.0"))], {})
     assert without.status == "failed"
+
+
+def test_what_serve_needs_for_files_is_missed_with_a_warning(tmp_path):
+    here = fake(tmp_path, "pypdf", "6.0")
+    missed = files_check([str(here)])
+    assert (missed.status, missed.found) == ("warning", "python-multipart not installed, which longrope serve asks for")
+    assert "longrope-vllm[http]" in missed.remedy
+    assert files_check([str(fake(tmp_path, "python-multipart", "0.0.28"))]).status == "ok"
 
 
 def broken_server(folder: Path, line: str) -> dict[str, str]:

@@ -3,10 +3,12 @@
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from zipfile import ZipFile
 
 import pytest
+from packaging.requirements import Requirement
 
 WHEELHOUSE = Path(__file__).parents[2] / "benchmarks" / "gpu" / "wheelhouse.py"
 ANY = "py3-none-any"
@@ -72,3 +74,11 @@ def test_versions_that_cannot_be_met_together_are_told_with_who_asks(index: Path
 
 def test_what_no_index_has_is_an_error(index: Path) -> None:
     assert "Expected a wheel of larger for Python 3.12" in gather(index, "large").stderr
+
+
+def test_a_visit_gathers_the_extras_that_the_engine_is_installed_with() -> None:
+    stated = tomllib.loads((WHEELHOUSE.parents[2] / "pyproject.toml").read_text())
+    (ours,) = [line for line in stated["project"]["optional-dependencies"]["gpu"] if line.startswith("longrope-vllm[")]
+    _, _, command = (WHEELHOUSE.parent / "README.md").read_text().partition("wheelhouse.py visit/wheels ")
+    named = command.partition(" ")[0].strip('".')
+    assert Requirement(ours).extras <= Requirement(f"longrope-vllm{named}").extras

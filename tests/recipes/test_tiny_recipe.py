@@ -3,7 +3,6 @@
 import json
 import os
 import random
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +14,6 @@ from transformers import AutoModelForCausalLM
 from longrope_vllm import read_factors
 from longrope_vllm.evaluation.perplexity import token_losses
 from longrope_vllm.hf import fixed_rope
-from longrope_vllm.server.running import free_port
 from trained_llama import EXCERPTS, LONGEST, held_out_text, training_text
 
 ROOT = Path(__file__).parents[2]
@@ -33,14 +31,11 @@ def test_the_tiny_recipe_reads_eight_windows_better_and_one_as_before(trained: P
     held_out = held_out_text(texts / "held_out")
     environment = os.environ | {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "PORT": str(free_port()),
         "VLLM_CPU_KVCACHE_SPACE": "1",
     }
     command = ["bash", str(RECIPE), str(trained), str(texts), str(out)]
     run = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-2000:]
-    with pytest.raises(ConnectionRefusedError):
-        socket.create_connection(("127.0.0.1", int(environment["PORT"])))
     assert json.loads((out / "answer.json").read_text())["choices"][0]["text"]
     assert "## Evaluation" in (out / "merged" / "README.md").read_text()
     _check_page(out, tmp_path / "page.md")
