@@ -1,5 +1,6 @@
 """The project's own files agree with each other."""
 
+import math
 import re
 import tomllib
 from importlib.metadata import PackageNotFoundError, requires, version
@@ -9,6 +10,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from longrope_vllm.plugin import compat
+from longrope_vllm.presets import load_preset
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -138,7 +140,17 @@ def test_the_search_of_a_real_model_is_stated_as_it_was_measured() -> None:
         "CMA-ES": "cma",
         "gradient, then CMA-ES": "gradient+cma",
     }
-    assert stated == {name: found[label] for name, label in labels.items()}
+    assert {name: stated[name] for name in labels} == {name: found[label] for name, label in labels.items()}
+
+
+def test_the_preset_of_the_real_model_is_stated_as_it_was_measured() -> None:
+    measured = load_preset("smollm2-135m").origin.measurements
+    text = (ROOT / "docs/search.md").read_text()
+    for length, stage in ((16_384, measured["before"]), (32_768, measured)):
+        losses = stage["lengths"][str(length)]["held_out_loss"]
+        perplexities = [f"{math.exp(losses[method]):.2f}" for method in (*METHODS, "searched")]
+        (stated,) = re.findall(rf"^\| {length // 1024}k, \w+ documents \| (.*) \|$", text, re.MULTILINE)
+        assert stated.split(" | ") == perplexities
 
 
 METHODS = ("none", "pi", "ntk", "dynamic-ntk", "yarn")
