@@ -105,18 +105,22 @@ def test_work_that_was_stopped_anywhere_ends_with_the_same_bytes(
     expected = files_in(prepared(mixed(tmp_path, out="unbroken")).folder)
     made = mixed(tmp_path)
     for stop in stops:
-        calls = 0
-
-        def told(done: int, wanted: int, stop: int = stop) -> None:
-            nonlocal calls
-            calls += 1
-            if calls == stop:
-                raise StoppedError
-
-        with pytest.raises(StoppedError):
-            prepared(made, told=told, save_every=save_every)
+        with pytest.raises(KeyboardInterrupt):
+            prepared(made, told=_interrupted_after(stop - 1), save_every=save_every)
     assert files_in(prepared(made).folder) == expected
     assert "progress.json" not in expected
+
+
+@pytest.mark.parametrize("text", ["a" * 20, "a" * 150, "a" * 200])
+def test_a_source_of_one_text_goes_on_from_any_of_its_documents(tmp_path: Path, text: str) -> None:
+    source = DataSource(source=jsonl(tmp_path / "one.jsonl", [text]))
+    expected = files_in(prepared(recipe(tmp_path, source, out="unbroken")).folder)
+    documents = len(prepared(recipe(tmp_path, source, out="unbroken")).long.starts)
+    for stop in range(1, documents):
+        made = recipe(tmp_path, source, out=f"stopped {stop}")
+        with pytest.raises(KeyboardInterrupt):
+            prepared(made, told=_interrupted_after(stop - 1), save_every=0)
+        assert files_in(prepared(made).folder) == expected
 
 
 def test_progress_is_told_from_where_work_goes_on_to_its_end(tmp_path: Path) -> None:

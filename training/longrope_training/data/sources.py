@@ -127,7 +127,7 @@ def documents(spec: DataSource, tokens: Tokens, *, longest: int, characters: int
                     yield document
                     place = document.after
                 place = replace(place, texts=place.texts + 1, pieces=0)
-        if before.texts == 0 and place.documents == before.documents:
+        if before.texts == before.pieces == 0 and place.documents == before.documents:
             raise TrainingError(
                 f"Expected text to train on in {spec.source}, found none in {place.texts:,} texts: name another source."
             )
