@@ -53,18 +53,18 @@ search() {
 # What there was, what was found without training, and what became of the tuned model; then one rope for all lengths, as
 # engines serve that know one.
 evaluate() {
-  local forms="none,pi,ntk,dynamic-ntk,yarn" untuned="untuned=$out/untuned.json" tuned="tuned=$out/factors.json"
+  local forms="none,pi,ntk,dynamic-ntk,yarn" best="dynamic-ntk,yarn" untuned="untuned=$out/untuned.json" tuned="tuned=$out/factors.json"
   local published=("evolution=$out/evolution.json" "LongRoPE2=$out/longrope2.json")
   local near=$lengths,$first last=${far##*,}
   measure near ppl "$near" "$model" --methods "$forms" --factors "$untuned" "${published[@]}"
   measure near ppl "$near" "$1" --factors "$tuned"
   measure near passkey "$near" "$model" --methods "$forms" --factors "$untuned" "${published[@]}"
   measure near passkey "$near" "$1" --factors "$tuned"
-  measure near ruler "$near" "$model" --methods dynamic-ntk,yarn --factors "$untuned" "${ruler[@]}"
+  measure near ruler "$near" "$model" --methods "$best" --factors "$untuned" "${ruler[@]}"
   measure near ruler "$near" "$1" --factors "$tuned" "${ruler[@]}"
   measure far ppl "$far" "$model" --methods "$forms" --factors "$untuned"
   measure far ppl "$far" "$1" --factors "$tuned"
-  measure far passkey "$far" "$model" --methods "$forms" --factors "$untuned"
+  measure far passkey "$far" "$model" --methods "$best" --factors "$untuned"
   measure far passkey "$far" "$1" --factors "$tuned"
   measure one_rope ppl "$lengths" "$model" --methods none --factors "$untuned" --tiers "yarn=$last:yarn" --long-for-all
   measure one_rope ppl "$lengths" "$1" --factors "$tuned" --long-for-all

@@ -4,7 +4,7 @@
 #   recipes/smollm2_cpu.sh OUT [--list] [--budget 25m]
 #
 # Needs longrope and its python3 on the PATH, bible (Debian's package bible-kjv), 6 GB of memory, and a package index for model
-# and texts. Some twelve hours, reckoned from single passes; the searches at 16k have been run.
+# and texts. Some ten hours, reckoned from single passes; the searches at 16k have been run.
 
 source "$(dirname "$0")/line.sh"
 recipe "out" "$@"
@@ -13,19 +13,19 @@ model=${MODEL:-$out/smollm2-135m-instruct} texts=${TEXTS:-$out/texts}
 
 lengths=2k,8k first=16k stages=16k:20 share=1 far=32k short=4k,8k
 cost=(
-  [first]="50 minutes" [evolution]="an hour" [longrope2]="an hour" [tuned]="an hour" [far]="an hour and a half"
-  [short]="20 minutes" [eval]="five hours" [answer]="a minute"
+  [first]="50 minutes" [evolution]="an hour" [longrope2]="an hour" [tuned]="an hour" [far]="an hour"
+  [short]="20 minutes" [eval]="four hours" [answer]="a minute"
 )
 searching=(--samples 3 --held-out 3 --finalists 1 --start-tokens 0)
 by_default=(--method gradient --steps 10 --attention-factor search)
 by_evolution=(--method evolution --population 8 --iterations 5)
 by_longrope2=(--space longrope2 --objective needle --method evolution --population 8 --iterations 5)
-by_far=(--method gradient --steps 5 --attention-factor search --held-out 2)
+by_far=(--method gradient --steps 5 --attention-factor search --samples 2 --held-out 2)
 by_short=(--method cma --evaluations 12)
 training=(--batch 1 --short-share 0.5 --learning-rate 5e-5 --warmup 2 --save-every 4 --keep 2)
 tasks="ppl passkey ruler"
 measuring_near=(--samples 3 --depths 5 --trials 2)
-measuring_far=(--samples 3 --depths 5 --trials 1)
+measuring_far=(--samples 2 --depths 5 --trials 1)
 ruler=(--ruler-tasks "niah_single_1,niah_multikey_1,ruler_vt,ruler_fwe" --ruler-samples 3)
 serving=(--dtype bfloat16 --enforce-eager)
 export VLLM_CPU_KVCACHE_SPACE=${VLLM_CPU_KVCACHE_SPACE:-2}
