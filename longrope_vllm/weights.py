@@ -5,7 +5,7 @@ Format: https://huggingface.co/docs/safetensors, 8 bytes of length (little-endia
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,9 @@ from longrope_vllm.errors import CheckpointError
 
 INDEX = "model.safetensors.index.json"
 """Names the file of each tensor, where there are several."""
+
+HEAD = "lm_head.weight"
+"""Of a language model; where it is tied to the embedding, a file may hold that once more under this name."""
 
 _PREFIX = 8  # bytes that say how long the header is
 _LONGEST = 100_000_000  # bytes of a header, as safetensors itself allows
@@ -49,6 +52,12 @@ def weight_files(checkpoint: Path) -> tuple[WeightFile, ...]:
         return tuple(_read(checkpoint / name) for name in names)
     alone = checkpoint / "model.safetensors"
     return (_read(alone),) if alone.is_file() else ()
+
+
+def count_elements(files: Sequence[WeightFile], *, tied: bool) -> int:
+    """Numbers in all tensors of a checkpoint, those of a head that is ``tied`` to the embedding once."""
+    sizes = {name: math.prod(tensor["shape"]) for file in files for name, tensor in file.tensors.items()}
+    return sum(size for name, size in sizes.items() if not (tied and name == HEAD))
 
 
 def weight_bytes(checkpoint: Path, size: int) -> int:

@@ -27,7 +27,9 @@ SHAPE = {
 }
 
 
-def tiny_llama(folder: Path, *, rope: dict[str, object] | None = None, layers: int = 4, seed: int = 0) -> Path:
+def tiny_llama(
+    folder: Path, *, rope: dict[str, object] | None = None, layers: int = 4, seed: int = 0, tied: bool = False
+) -> Path:
     """A random Llama with a plain rope (or the given block), saved under ``folder``; more layers make longer steps."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -37,6 +39,7 @@ def tiny_llama(folder: Path, *, rope: dict[str, object] | None = None, layers: i
         head_dim=32,
         max_position_embeddings=WINDOW,
         rope_parameters=rope or {"rope_type": "default", "rope_theta": 10_000.0},
+        tie_word_embeddings=tied,
     )
     LlamaForCausalLM(config).save_pretrained(folder)
     return folder

@@ -14,8 +14,9 @@ from longrope_vllm.errors import CheckpointError, FactorsError, PlanError
 from longrope_vllm.factors import Factors, own_tier
 from longrope_vllm.geometry import Config, Geometry, list_of, positive_int, text_config, whole_number
 from longrope_vllm.memory import mlp_width
+from longrope_vllm.plan.sliding import sliding_layers
 from longrope_vllm.rope_block import read_rope_block
-from longrope_vllm.weights import INDEX, weight_files
+from longrope_vllm.weights import INDEX, count_elements, weight_files
 
 DType = Literal["bfloat16", "float16", "float32"]
 DTYPES: tuple[DType, ...] = get_args(DType)
@@ -92,12 +93,12 @@ class ServedModel:
         counted = embeddings + sizes["layers"] * (attention + 2 * hidden) + mlps + hidden
         served_as = dtype or _auto_dtype(text)
         quantization = _quantization(config)
-        weight_bytes, source, parameters = _stored(checkpoint, _SIZES[served_as], quantization) or (
+        weight_bytes, source, parameters = _stored(checkpoint, text, _SIZES[served_as], quantization) or (
             _estimated(config, text, counted, embeddings, _SIZES[served_as], quantization),
             "config",
             counted,
         )
-        window, sliding = _sliding(text, sizes["layers"])
+        window, sliding = sliding_layers(text, sizes["layers"])
         return cls(
             **sizes,
             sliding_layers=sliding,
@@ -147,16 +148,6 @@ def _check_cache(config: Config) -> None:
         )
 
 
-def _sliding(config: Config, layers: int) -> tuple[int, int]:
-    """Window, and how many layers have it."""
-    window = whole_number(config, "sliding_window", default=0)
-    kinds = list_of(config, "layer_types", str)
-    if not window or config.get("use_sliding_window") is False:
-        return 0, 0
-    sliding = kinds.count("sliding_attention") if kinds else layers
-    return (window, sliding) if sliding else (0, 0)
-
-
 def _mlps(config: Config, layers: int, hidden: int) -> tuple[int, int, int]:
     """Width of the inside of one layer's MLPs for a token, parameters of all MLPs, and of the experts left idle."""
     count = max(whole_number(config, name, default=0) for name in _EXPERTS)
@@ -172,10 +163,13 @@ def _mlps(config: Config, layers: int, hidden: int) -> tuple[int, int, int]:
     return chosen * width + shared, mlps, routed * 3 * hidden * width * (count - chosen)
 
 
+def _stored_dtype(config: Config) -> str:
+    return str(config.get("dtype") or config.get("torch_dtype") or "bfloat16").removeprefix("torch.")
+
+
 def _auto_dtype(config: Config) -> DType:
     """vLLM serves float32 checkpoints in bfloat16 unless told otherwise."""
-    stated = str(config.get("dtype") or config.get("torch_dtype") or "bfloat16").removeprefix("torch.")
-    return "float16" if stated == "float16" else "bfloat16"
+    return "float16" if _stored_dtype(config) == "float16" else "bfloat16"
 
 
 def _quantization(config: Config) -> str | None:
@@ -183,17 +177,22 @@ def _quantization(config: Config) -> str | None:
     return str(block.get("quant_method", "unknown")) if isinstance(block, dict) else None
 
 
-def _stored(checkpoint: Path | None, size: int, quantization: str | None) -> tuple[int, Source, int] | None:
+def _stored(
+    checkpoint: Path | None, config: Config, size: int, quantization: str | None
+) -> tuple[int, Source, int] | None:
     """Bytes as served, where they were found, and parameters; None where there are neither weights nor an index."""
     if checkpoint is None:
         return None
     if (checkpoint / INDEX).is_file() and not any(checkpoint.glob("*.safetensors")):
         total = _index_total(checkpoint / INDEX)
-        return None if total is None or quantization else (total, "index", total // size)
+        if total is None or quantization:
+            return None
+        elements = total // _SIZES.get(_stored_dtype(config), 2)
+        return elements * size, "index", elements
     files = weight_files(checkpoint)
     if not files:
         return None
-    elements = sum(file.elements for file in files)
+    elements = count_elements(files, tied=bool(config.get("tie_word_embeddings", False)))
     stored = sum(file.path.stat().st_size - len(file.head) for file in files)
     return (stored if quantization else elements * size), "files", elements
 

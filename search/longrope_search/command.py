@@ -20,6 +20,7 @@ from longrope_search.scoring.storage import open_storage, without_password, writ
 from longrope_search.scoring.study import requests, worker_name
 from longrope_search.search import search, so_far
 from longrope_search.space import SPACES
+from longrope_search.stage import AS_TUNED
 from longrope_vllm.errors import SearchError
 from longrope_vllm.factors_file import write_factors
 from longrope_vllm.lengths import format_length, parse_lengths
@@ -69,9 +70,13 @@ def _tell(console: Console, found: Sequence[Found]) -> None:
         shown = ", ".join(f"{row.label} {row.perplexity:.4g}" for row in rows)
         console.print(f"{format_length(one.length)}: perplexity on held-out documents: {shown}")
         if one.best.loss >= one.best_baseline.loss:
+            length, form = format_length(one.length), one.best_baseline.label
+            if form == AS_TUNED:
+                console.print(f"{length}: nothing found was better on held-out documents, what was there was kept")
+                continue
             console.print(
-                f"{format_length(one.length)}: {one.best_baseline.label} is at least as good on held-out documents: "
-                "search with more documents or more evaluations, or serve that"
+                f"{length}: {form} is at least as good on held-out documents: search with more documents or more "
+                "evaluations, or serve that"
             )
 
 

@@ -90,7 +90,11 @@ def origin(
     request: Request, found: Sequence[Found], *, model: str, revision: str, command: str, before: Origin | None
 ) -> Origin:
     """Where the factors come from, so that a reader can judge and repeat them; ``before``: those they multiply."""
-    worse = [f"{one.best_baseline.label} at {one.length}" for one in found if one.best.loss >= one.best_baseline.loss]
+    worse = [
+        f"{one.best_baseline.label} at {one.length}"
+        for one in found
+        if one.best.loss >= one.best_baseline.loss and one.best_baseline.label != AS_TUNED  # that was kept
+    ]
     return Origin(
         method="search",
         model=model,

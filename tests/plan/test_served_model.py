@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
+from transformers import AutoConfig
 
 from longrope_vllm.errors import PlanError
 from longrope_vllm.plan.served_model import ServedModel
-from longrope_vllm.weights import INDEX
+from longrope_vllm.plan.sliding import sliding_layers
+from longrope_vllm.weights import HEAD, INDEX
 from published_models import LLAMA3_8B, LLAMA3_70B, MIXTRAL_8X7B, PARAMETERS, PHI3_MINI, SMOLLM2, saved
 
 
@@ -43,6 +45,16 @@ def test_an_index_without_its_files_is_enough(tmp_path: Path) -> None:
     (folder / INDEX).write_text(json.dumps({"metadata": {"total_size": 16_000_000_000}, "weight_map": {}}))
     model = ServedModel.of(LLAMA3_8B, folder)
     assert (model.counted, model.weight_bytes, model.parameters) == ("index", 16_000_000_000, 8_000_000_000)
+    stored_in_float32 = ServedModel.of(LLAMA3_8B | {"torch_dtype": "float32"}, folder)
+    assert (stored_in_float32.weight_bytes, stored_in_float32.parameters) == (8_000_000_000, 4_000_000_000)
+    assert ServedModel.of(LLAMA3_8B, folder, dtype="float32").weight_bytes == 32_000_000_000
+
+
+def test_a_head_that_is_the_embedding_is_counted_once(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "tiny", SMOLLM2)
+    save_file({"model.embed_tokens.weight": torch.ones(30), HEAD: torch.ones(30)}, folder / "model.safetensors")
+    assert ServedModel.of(SMOLLM2, folder).parameters == 30
+    assert ServedModel.of(SMOLLM2 | {"tie_word_embeddings": False}, folder).parameters == 60
 
 
 def test_windows_are_read_as_vllm_reads_them() -> None:
@@ -53,6 +65,28 @@ def test_windows_are_read_as_vllm_reads_them() -> None:
     assert (half.window, half.sliding_layers) == (4096, 16)
     for none in ({"use_sliding_window": False}, {"layer_types": ["full_attention"] * 32}):
         assert ServedModel.of(LLAMA3_8B | {"sliding_window": 4096, **none}).window == 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "more"),
+    [
+        *((kind, {}) for kind in ("mistral", "mixtral", "phi3", "phimoe", "starcoder2", "gemma2", "cohere2")),
+        ("gemma3_text", {"sliding_window_pattern": 4}),
+        ("qwen2", {}),
+        ("qwen3", {"use_sliding_window": True, "max_window_layers": 8}),
+    ],
+)
+def test_layers_that_are_not_listed_have_the_window_as_transformers_gives_it(kind: str, more: dict[str, Any]) -> None:
+    stated = {"num_hidden_layers": 10, "sliding_window": 4096, "pad_token_id": None, **more}
+    theirs = AutoConfig.for_model(kind, **stated)
+    listed = getattr(theirs, "layer_types", None) or ["sliding_attention"] * 10
+    expected = listed.count("sliding_attention") if theirs.sliding_window else 0
+    assert sliding_layers({"model_type": kind, **stated}, 10) == ((4096, expected) if expected else (0, 0))
+
+
+def test_a_window_that_may_be_any_layers_is_refused() -> None:
+    with pytest.raises(PlanError, match="Expected layer_types beside sliding_window"):
+        ServedModel.of(LLAMA3_8B | {"sliding_window": 4096})
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,9 @@ from html_page import Page
 from longrope_search.plan import Plan
 from longrope_search.report import markdown, write_report
 from longrope_search.report.gain import times, verdict
-from longrope_search.result import Found
+from longrope_search.result import Found, origin
 from longrope_search.scoring.storage import without_password
+from longrope_search.stage import AS_TUNED
 from made_search import made_found, made_plan
 
 COMMAND = "longrope search tiny --target 16k --out factors.json"
@@ -88,6 +89,25 @@ def test_a_gain_is_claimed_only_where_the_documents_show_one(
     (found,) = all_found(plan, gain)
     assert verdict(found).startswith(begins)
     assert "beat" not in markdown(plan, [found], command=COMMAND)
+
+
+@pytest.mark.parametrize(
+    ("gain", "begins"),
+    [
+        (0.06, "The searched factors beat the factors in force: "),
+        (0.0, "Nothing was gained over the factors in force, which were kept: "),
+        (-0.06, "Nothing was gained, and the factors in force, which are better, were kept: "),
+    ],
+)
+def test_factors_that_a_model_was_tuned_with_are_no_closed_form(gain: float, begins: str, tmp_path: Path) -> None:
+    plan = made_plan(tmp_path)
+    (found,) = all_found(plan, gain)
+    rows = [replace(row, label=AS_TUNED) if row.label == "yarn" else row for row in found.baselines]
+    found = replace(found, baselines=rows)
+    assert verdict(found).startswith(begins)
+    assert (found.tier == found.best_baseline.candidate.tier(found.length)) == (gain <= 0)
+    stated = origin(plan.request, [found], model="tiny", revision="1", command=COMMAND, before=None)
+    assert stated.note is None
 
 
 def test_the_tables_hold_what_was_measured(tmp_path: Path) -> None:

@@ -1,20 +1,16 @@
 """A rope that did not take is seen in the first loss, against what the checkpoint has within its window."""
 
-import math
 import re
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from longrope_training.first_loss import FirstLoss
 from longrope_training.metrics import read_metrics
 from longrope_vllm import Factors, Geometry, read_factors, write_factors
 from longrope_vllm.cli.main import main
-from longrope_vllm.errors import EXIT_CODE, TrainingError
+from longrope_vllm.errors import EXIT_CODE
 from longrope_vllm.evaluation.perplexity import token_losses
 from longrope_vllm.hf import fixed_rope
 from trained_llama import LONGEST, TRAINED_WINDOW, search_text
@@ -57,13 +53,6 @@ def test_a_rope_that_does_not_fit_ends_the_run_before_a_weight_is_changed(
         long = torch.stack([token_losses(oracle, part) for part in parts]).mean().item()
     assert float(found[1]) == pytest.approx(own, abs=6e-4)  # as printed, to three places
     assert float(found[2]) == pytest.approx(long, abs=6e-4)
-
-
-def test_a_loss_that_is_no_number_ends_the_run() -> None:
-    check: Any = FirstLoss(cast(Any, None), limit=1.0)
-    check._own, check.trainer = 2.0, SimpleNamespace(tally=SimpleNamespace(loss=lambda rope: math.nan))
-    with pytest.raises(TrainingError, match="found nan under the factors of the first stage"):
-        check.on_pre_optimizer_step(None, SimpleNamespace(global_step=0), None)
 
 
 @pytest.mark.parametrize(("method", "more"), [("yarn", ()), ("pi", ("--first-loss", "none"))])

@@ -9,7 +9,10 @@ from safetensors.torch import load_file, save_file
 
 from longrope_training.merge import merge, merge_command
 from longrope_vllm.errors import CheckpointError, LongRopeError, TrainingError
+from longrope_vllm.weights import HEAD
 from tiny_models import byte_tokenizer, stretched, tiny_llama
+
+EMBEDDING = "model.embed_tokens.weight"
 
 
 @pytest.fixture
@@ -105,6 +108,22 @@ def test_checkpoints_of_two_models_are_refused(tuned: Path, base: Path, tmp_path
     refused("found another in .*base and none in .*tuned", {**theirs, "another": torch.zeros(2)})
     refused(rf"found {norm} as \[128\] in .*tuned and as \[2, 64\]", {**theirs, norm: theirs[norm].reshape(2, 64)})
     refused(f"found {norm} in I8 in .*base", {**theirs, norm: theirs[norm].to(torch.int8)})
+
+
+@pytest.mark.parametrize("twice", ["tuned", "base"])
+def test_a_head_that_is_the_embedding_may_be_in_the_files_of_one(tmp_path: Path, twice: str) -> None:
+    for name, seed in (("tuned", 1), ("base", 0)):
+        folder = tiny_llama(tmp_path / name, seed=seed, tied=True)
+        found = weights(folder)
+        assert HEAD not in found
+        if name == twice:
+            save_file({**found, HEAD: found[EMBEDDING].clone()}, folder / "model.safetensors", {"format": "pt"})
+    merge(tmp_path / "tuned", tmp_path / "base", share=0.5, out=tmp_path / "out")
+    made = weights(tmp_path / "out")
+    assert made.keys() == weights(tmp_path / "tuned").keys()
+    ours, theirs = (weights(tmp_path / name)[EMBEDDING] for name in ("tuned", "base"))
+    assert torch.equal(made[EMBEDDING], (ours + theirs) / 2)
+    assert torch.equal(made.get(HEAD, made[EMBEDDING]), made[EMBEDDING])
 
 
 def test_a_checkpoint_without_weights_is_refused(tuned: Path, base: Path, tmp_path: Path) -> None:

@@ -1,18 +1,23 @@
-"""Killed, out of disk, or with a torn checkpoint: a run goes on to the same losses and the same weights."""
+"""Killed, out of disk, out of numbers, or with a torn checkpoint: a run goes on to the same losses and weights."""
 
+import math
 import os
 import resource
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
+from longrope_training.trainer import LongContextTrainer
 from longrope_vllm.cli.main import main
+from longrope_vllm.errors import EXIT_CODE
 from tiny_training import losses, weights, words
 
 
@@ -78,3 +83,29 @@ def test_a_full_disk_at_a_checkpoint_ends_the_run_with_one_sentence(
     assert not list((small / "checkpoints").glob("step-*"))
     assert main(words(tmp_path, out="broken")) == 0
     _same(small, unbroken)
+
+
+@pytest.mark.parametrize("spoiled", [lambda loss: loss * math.nan, lambda loss: loss + (loss * 0).sqrt()])
+def test_a_loss_or_a_gradient_that_is_no_number_ends_the_run_and_keeps_what_was_before(
+    unbroken: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    spoiled: Callable[[Tensor], Tensor],
+) -> None:
+    whole = LongContextTrainer.summed_loss
+
+    def at_the_fifth_step(trainer: LongContextTrainer, *batch: object) -> tuple[Tensor, int]:
+        loss, counted = whole(trainer, *batch)  # type: ignore[arg-type]
+        return (spoiled(loss) if trainer.state.global_step == 4 else loss), counted
+
+    with monkeypatch.context() as changed:
+        changed.setattr(LongContextTrainer, "summed_loss", at_the_fifth_step)
+        changed.setenv("FORCE_COLOR", "1")  # a terminal, whose cursor is hidden while a bar is shown
+        assert main(words(tmp_path, "--save-every", "1", out="broken")) == EXIT_CODE
+    said = capsys.readouterr()
+    assert "found others at step 5 of 6" in said.err
+    assert said.out.count("\x1b[?25l") == said.out.count("\x1b[?25h") > 0
+    assert max((tmp_path / "broken" / "checkpoints").glob("step-*")).name == "step-4"
+    assert main(words(tmp_path, out="broken")) == 0
+    _same(tmp_path / "broken", unbroken)

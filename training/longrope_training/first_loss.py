@@ -40,7 +40,7 @@ class FirstLoss(TrainerCallback):  # type: ignore[misc]
         assert self.trainer is not None
         assert self._own is not None
         found = self.trainer.tally.loss(rope_of_stage(0))
-        if found is not None and not found <= self._own + self._limit:  # also what is no number
+        if found is not None and found > self._own + self._limit:
             raise TrainingError(
                 f"Expected a first loss within {self._limit:g} nats of the {self._own:.3f} that the checkpoint has "
                 f"within its window, found {found:.3f} under the factors of the first stage: check that they were made "

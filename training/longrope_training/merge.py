@@ -19,7 +19,8 @@ from rich.console import Console
 from torch import Tensor
 
 from longrope_vllm.errors import CheckpointError, TrainingError
-from longrope_vllm.weights import WeightFile, weight_files
+from longrope_vllm.geometry import read_config, text_config
+from longrope_vllm.weights import HEAD, WeightFile, weight_files
 
 _DTYPES = {
     "F64": torch.float64,
@@ -66,7 +67,10 @@ def merge(tuned: Path, base: Path, *, share: float, out: Path) -> int:
     if out.exists() or not out.absolute().parent.is_dir():
         raise TrainingError(f"Expected a folder that is not there yet, in one that is, for --out, found {out}.")
     files = _files(tuned)
-    ours, theirs = _places(files), _places(_files(base))
+    ours = _places(files)
+    theirs = _places(_files(base))
+    if text_config(read_config(tuned)).get("tie_word_embeddings", False):
+        theirs = _with_the_same_head(theirs, ours)
     _check_alike(ours, theirs, tuned, base)
     unfinished = Path(tempfile.mkdtemp(dir=out.absolute().parent, prefix=f".{out.name}."))
     try:
@@ -96,6 +100,14 @@ def _files(checkpoint: Path) -> tuple[WeightFile, ...]:
 
 def _places(files: Sequence[WeightFile]) -> _Places:
     return {name: (file, tensor) for file in files for name, tensor in file.tensors.items()}
+
+
+def _with_the_same_head(theirs: _Places, ours: _Places) -> _Places:
+    """``theirs`` with the tied head if ``ours`` hold it, and without if not: files may hold it twice or once."""
+    if HEAD not in ours:
+        return {name: place for name, place in theirs.items() if name != HEAD}
+    embeddings = [place for name, place in theirs.items() if name.endswith("embed_tokens.weight")]
+    return {HEAD: embeddings[0], **theirs} if embeddings else theirs
 
 
 def _check_alike(ours: _Places, theirs: _Places, tuned: Path, base: Path) -> None:

@@ -1,6 +1,5 @@
 """What of a checkpoint decides how much memory and arithmetic its training takes."""
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -8,7 +7,7 @@ from typing import Any, Self
 from longrope_vllm.errors import CheckpointError
 from longrope_vllm.geometry import Config, positive_int, read_config, text_config, whole_number
 from longrope_vllm.memory import attention_width, mlp_width
-from longrope_vllm.weights import weight_files
+from longrope_vllm.weights import count_elements, weight_files
 
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
 
@@ -51,9 +50,7 @@ class ModelShape:
             "attention": attention_width(config),
             "tied": bool(config.get("tie_word_embeddings", False)),
         }
-        counted = sum(
-            math.prod(tensor["shape"]) for file in weight_files(checkpoint) for tensor in file.tensors.values()
-        )
+        counted = count_elements(weight_files(checkpoint), tied=sizes["tied"])
         return cls(parameters=counted or _counted(config, sizes, checkpoint), **sizes)
 
     @property

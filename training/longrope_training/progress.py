@@ -48,11 +48,17 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         self._bar: TaskID | None = None
         self._spoke = -math.inf
 
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()  # however training ends: a terminal has its cursor back
+
     def on_train_begin(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
         """The first of the steps that are left is next."""
         self._first, self._began = state.global_step, monotonic()
         self._bar = self._progress.add_task("training", total=self._schedule.steps, completed=state.global_step, at="")
-        self._progress.start()
 
     def on_log(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
         """A step is done."""
@@ -68,10 +74,6 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         if self._progress.disable and (last or monotonic() - self._spoke > _BETWEEN):
             self._spoke = monotonic()
             self._console.print(f"{text}: {line}")
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
-        """All steps are done."""
-        self._progress.stop()
 
     def _line(self, entry: dict[str, Any], done: int) -> str:
         kinds = [f"{kind} {entry[f'loss_{kind}']:.3f}" for kind in ("long", "short") if f"loss_{kind}" in entry]

@@ -158,7 +158,8 @@ class _Run:
         checks = (
             [] if recipe.first_loss is None or last is not None else [self._first_loss(rows, limit=recipe.first_loss)]
         )
-        watching = [Metrics(recipe.out / "metrics.jsonl"), Watch(self.console, self.schedule)]
+        watch = Watch(self.console, self.schedule)
+        watching = [Metrics(recipe.out / "metrics.jsonl"), watch]
         checkpoints.folder.mkdir(exist_ok=True)
         trainer = LongContextTrainer(
             model.module,
@@ -174,7 +175,8 @@ class _Run:
         )
         for check in checks:
             check.trainer = trainer
-        trainer.train_from(last)
+        with watch if self.processes.first else nullcontext():
+            trainer.train_from(last)
 
     def finish(self, streams: Streams) -> None:
         """Draw the course, and export the last checkpoint."""

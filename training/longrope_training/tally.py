@@ -40,6 +40,10 @@ class Tally:
         """The mean under ``rope`` so far; None where no row had it."""
         return self._read()[0].get(rope)
 
+    def finite(self) -> bool:
+        """Whether all losses so far are numbers."""
+        return bool(self._read()[1].isfinite().all())
+
     def take(self) -> Counted:
         """All of it; begins anew."""
         losses, table = self._read()

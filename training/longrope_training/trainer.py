@@ -5,6 +5,7 @@ which positions a process happens to see. The loss of a step is the mean over al
 whatever their kinds and wherever they are (LongRoPE2, arXiv 2502.20082, section 3.3: one loss, one run).
 """
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from operator import itemgetter
@@ -13,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader, Sampler
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
@@ -28,6 +30,7 @@ from longrope_training.recipe import Recipe
 from longrope_training.room import room_for
 from longrope_training.tally import Tally
 from longrope_vllm.backward.offload import offloaded
+from longrope_vllm.errors import TrainingError
 
 
 class LongContextTrainer(Trainer):  # type: ignore[misc]
@@ -115,6 +118,20 @@ class LongContextTrainer(Trainer):  # type: ignore[misc]
             self._head.targets = None
         return found.logits.sum(), int((targets != IGNORED).sum())
 
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        """Called before each step of the optimizer, in all processes. Raises ``TrainingError`` for what is no number.
+
+        No checkpoint is written of it. DeepSpeed has changed the weights by then, which are dropped.
+        """
+        norm = super()._get_grad_norm(model, grad_norm)
+        if not self.tally.finite() or not math.isfinite(_number(norm)):
+            raise TrainingError(
+                f"Expected losses and gradients that are numbers, found others at step {self.state.global_step + 1} of "
+                f"{self._recipe.steps}: the checkpoints of the steps before are kept; train with a lower learning rate "
+                "to another out."
+            )
+        return norm
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """A line of metrics: losses in nats by kind of row, tokens so far, tokens a second, bytes of memory."""
         if "loss" in logs:
@@ -153,6 +170,11 @@ class LongContextTrainer(Trainer):  # type: ignore[misc]
             if self._processes.first:
                 self._checkpoints.seal(self.state.global_step)
             self.accelerator.wait_for_everyone()
+
+
+def _number(norm: Any) -> float:
+    """Of a number, a tensor, or one that FSDP shares out."""
+    return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
 
 
 def _loader(batches: Any, numbers: Sampler[int]) -> DataLoader[Any]:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from longrope_search.report.wording import as_amount, as_figure, as_percent
 from longrope_search.result import Found, Row
+from longrope_search.stage import AS_TUNED
 from longrope_vllm.evaluation.report.confidence import DocumentLoss, Estimate, perplexity, perplexity_ratio
 from longrope_vllm.evaluation.report.wording import count
 
@@ -31,17 +32,20 @@ def verdict(found: Found) -> str:
     """One sentence: whether the search gained anything, how much, and how sure that is."""
     if not found.finalists or not found.baselines:
         return _until_now(found)
-    ratio = times(found.best, found.best_baseline)
-    own, other = (as_figure(held_out_perplexity(row).value) for row in (found.best, found.best_baseline))
+    best = found.best_baseline
+    ratio = times(found.best, best)
+    own, other = (as_figure(held_out_perplexity(row).value) for row in (found.best, best))
     compared = f"perplexity {own} against {other} on {count(ratio.samples, 'held-out document')}"
-    form = f"the best closed form, “{found.best_baseline.label}”"
-    return f"{_outcome(ratio, form)}: {compared}, {_difference(ratio)}."
+    return f"{_outcome(ratio, best.label)}: {compared}, {_difference(ratio)}."
 
 
-def _outcome(ratio: Estimate, form: str) -> str:
+def _outcome(ratio: Estimate, label: str) -> str:
     low, high = ratio.interval or (0.0, math.inf)
+    form = "the factors in force" if label == AS_TUNED else f"the best closed form, “{label}”"
     if ratio.value >= 1:
-        return f"Nothing was gained, and {form}, is better" if low > 1 else f"Nothing was gained over {form}"
+        better = f"{form}, {'which are better, were kept' if label == AS_TUNED else 'is better'}"
+        kept = ", which were kept" if label == AS_TUNED else ""
+        return f"Nothing was gained, and {better}" if low > 1 else f"Nothing was gained over {form}{kept}"
     if high < 1:
         return f"The searched factors beat {form}"
     few = "one document is" if ratio.samples == 1 else f"{ratio.samples} documents are"
