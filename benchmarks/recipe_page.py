@@ -5,7 +5,8 @@
 
 In: the files of factors with their studies, the metrics of the fine-tuning, and the evaluations in ``OUT/eval``; those
 up to the lengths of the first search and those beyond are of other documents, and stand in one table. Figures are put
-beside the page. Minutes are those of the passes, on whatever else the machine did.
+beside the page. Minutes are those of the passes, on whatever else the machine did, and unknown of a search whose study
+was not kept. ``OUT`` may be a copy without weights, texts and studies, such as results/smollm2_cpu.
 """
 
 import argparse
@@ -27,7 +28,7 @@ from search_course import course, draw_courses
 from search_page import bare_command, minutes_of, perplexity_of
 from training_page import Run, draw, table
 
-SEARCHES = ("first", "evolution", "longrope2", "untuned", "far", "factors")
+SEARCHES = ("first", "evolution", "longrope2", "short", "untuned", "far")
 _FIGURES = ("perplexity", "loss_by_position", "passkey", "ruler")
 _COLORS = {"first": "#16376f", "evolution": "#c44e52"}
 """Searches of the same length, documents and objective, whose courses are drawn."""
@@ -38,10 +39,11 @@ def searches(out: Path) -> str:
     head = ["file", "tokens", "evaluations", "token-forwards", "minutes", "held out", "best closed form"]
     rows = [head, ["---", *["---:"] * (len(head) - 1)]]
     commands = []
-    for name in SEARCHES:
+    for name in (name for name in SEARCHES if (out / f"{name}.json").is_file()):  # some recipes go no further
         origin = read_factors(out / f"{name}.json").origin
         commands.append(f"- {name}: `{bare_command(origin.command or '')}`\n")
-        minutes = f"{minutes_of(out / f'{name}.json'):.0f}"
+        kept = (out / f"{name}.study.log").is_file()
+        minutes = f"{minutes_of(out / f'{name}.json'):.0f}" if kept else "–"
         for length, measured in origin.measurements["lengths"].items():
             losses = dict(measured["held_out_loss"])
             found = losses.pop("searched")
@@ -62,16 +64,19 @@ def searches(out: Path) -> str:
     return "".join(commands) + "\n" + "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
-def courses(out: Path, picture: Path) -> None:
-    """Best loss by token-forwards of the searches that can be compared."""
+def courses(out: Path, picture: Path) -> str:
+    """Best loss by token-forwards of the searches that can be compared, where their studies are there."""
+    if not all((out / f"{name}.study.log").is_file() for name in _COLORS):
+        return ""
     figure = Figure(figsize=(8, 4.6), dpi=140, layout="constrained")
     draw_courses(figure.subplots(), [(name, course(out / f"{name}.json")) for name in _COLORS], _COLORS)
     FigureCanvasAgg(figure).print_png(str(picture))
+    return f"\n\n![best loss by token-forwards]({picture.name})"
 
 
 def report(out: Path, parts: Sequence[str], page: Path, *, prefix: str = "") -> str:
     """The report of ``parts`` of the evaluation as one, its sections a level deeper, its figures beside ``page``."""
-    folders = [out / "eval" / part for part in parts]
+    folders = [folder for part in parts if (folder := out / "eval" / part).is_dir()]
     settings = [found for folder in folders if (found := read_settings(folder)) is not None]
     records = [found for folder in folders for found in Journal.open(folder / "records.jsonl").records.values()]
     records.sort(key=lambda record: record.key.method != NONE)  # the unextended model first
@@ -117,11 +122,10 @@ def main() -> None:
     given = parser.parse_args()
     out, page = given.folder, given.out
     run = Run.read("tuned", f"longrope train --out {out / 'tuned'}")
-    courses(out, course_picture := page.with_name(f"{page.stem}_search.png"))
     draw([run], loss_picture := page.with_name(f"{page.stem}_loss.png"))
     page.write_text(
         f"# {given.recipe}\n\n{provenance(f'{given.recipe} OUT', 'transformers', 'optuna', 'cma')}\n"
-        f"\n## Searches\n\n{searches(out)}\n\n![best loss by token-forwards]({course_picture.name})\n"
+        f"\n## Searches\n\n{searches(out)}{courses(out, page.with_name(f'{page.stem}_search.png'))}\n"
         f"\n## Fine-tuning\n\n{table([run])}\n\n![loss by step]({loss_picture.name})\n"
         f"\n## By length\n\n{report(out, ['near', 'far'], page)}"
         f"\n## One rope for all lengths\n\n{report(out, ['one_rope'], page, prefix='one_rope_')}"

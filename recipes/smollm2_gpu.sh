@@ -12,10 +12,10 @@ recipe "out" "$@"
 needs longrope python3
 model=${MODEL:-$out/smollm2-135m-instruct} texts=${TEXTS:-$out/texts}
 
-lengths=2k,8k first=64k,128k stages=64k:200,128k:100 share=1 far=512k short=4k,8k
+lengths=2k,8k first=64k,128k stages=64k:200,128k:100 share=1 short=4k,8k far=512k
 cost=(
-  [first]="5 minutes" [evolution]="4 minutes" [longrope2]="4 minutes" [tuned]="25 minutes" [far]="30 minutes"
-  [short]="2 minutes" [eval]="2 hours" [answer]="2 minutes"
+  [first]="5 minutes" [evolution]="4 minutes" [longrope2]="4 minutes" [tuned]="25 minutes" [short]="2 minutes"
+  [near]="50 minutes" [untuned]="30 minutes" [far]="30 minutes" [beyond]="an hour" [answer]="2 minutes"
 )
 searching=(--samples 3 --held-out 3 --finalists 1 --start-tokens 0)
 by_default=(--method gradient --steps 20 --attention-factor search)
@@ -24,7 +24,7 @@ by_longrope2=(--space longrope2 --objective needle --method evolution --populati
 by_far=(--method gradient --steps 8 --attention-factor search --samples 2 --held-out 1)
 by_short=(--method cma --evaluations 12)
 training=(--batch 2 --short-share 0.5 --learning-rate 5e-5 --warmup 10 --save-every 10 --keep 2)
-tasks="ppl passkey ruler"
+tasks="ppl passkey ruler" answering=none,dynamic-ntk,yarn
 measuring_near=(--samples 3 --depths 5 --trials 4)
 measuring_far=(--samples 1 --depths 5 --trials 2)
 ruler=(--ruler-tasks "niah_single_1,niah_multikey_1,ruler_vt,ruler_fwe" --ruler-samples 3)

@@ -1,5 +1,6 @@
 """``recipes/steps.sh``: what is done is passed over, and a run can be listed, interrupted and continued."""
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -84,16 +85,17 @@ def test_other_words_get_the_head_of_the_recipe(recipe: Path, words: tuple[str, 
     assert "SOURCE OUT [--list] [--budget TIME]\n\nTwo files." in refused.stderr
 
 
-@pytest.mark.parametrize("name", ["smollm2_cpu", "smollm2_gpu"])
-def test_the_recipes_of_the_real_model_list_every_step_with_its_cost(name: str, tmp_path: Path) -> None:
-    script = STEPS.with_name(f"{name}.sh")
-    listed = subprocess.run([script, tmp_path / "out", "--list"], capture_output=True, text=True, check=True)
+@pytest.mark.parametrize(("name", "far"), [("smollm2_cpu", ""), ("smollm2_cpu", "32k"), ("smollm2_gpu", "always")])
+def test_the_recipes_of_the_real_model_list_every_step_with_its_cost(name: str, far: str, tmp_path: Path) -> None:
+    command = [STEPS.with_name(f"{name}.sh"), tmp_path / "out", "--list"]
+    listed = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | {"FAR": far})
     rows = [line.split(maxsplit=3) for line in listed.stdout.splitlines()]
     made = [Path(row[2]).relative_to(tmp_path / "out") for row in rows]
     assert [str(path) for path in made[:2]] == ["smollm2-135m-instruct", "texts"]
     assert [str(path) for path in made[2:]] == [
-        *("first.json", "evolution.json", "longrope2.json", "untuned.json"),
-        *("tuned/model", "far.json", "factors.json", "eval/complete", "answer.json"),
+        *("first.json", "evolution.json", "longrope2.json", "tuned/model", "short.json", "eval/near_complete"),
+        *(("untuned.json", "far.json", "eval/far_complete") if far else ()),
+        "answer.json",
     ]
     assert all(row[:2] == ["to", "do"] and len(row) == 4 for row in rows), "each says what it costs"
     assert not (tmp_path / "out").exists(), "a list makes nothing"

@@ -53,16 +53,16 @@ def _check_page(out: Path, page: Path) -> None:
         "first | 256",
         "evolution | 512",
         "longrope2 | 512",
+        "short | 32",
         "untuned | 1k",
         "far | 1k",
-        "factors | 32",
         "tuned | 20",
     ):
         assert f"\n| {row} |" in text, row
     assert "\n| method | 64 | 256 | 512 | 1k |\n" in text
     for method in ("none", "pi", "ntk", "dynamic-ntk", "yarn", "untuned", "evolution", "LongRoPE2", "tuned"):
         assert f"\n| {method} | " in text, method
-    assert "\n| tuned, 1k for all | " in text
+    assert "\n| tuned, 512 for all | " in text
     pictures = [line.partition("](")[2].rstrip(")") for line in text.splitlines() if line.startswith("![")]
     assert {"page_search.png", "page_loss.png", "page_perplexity.png"} <= set(pictures)
     assert all((page.parent / picture).is_file() for picture in pictures)

@@ -173,8 +173,8 @@ class LongContextTrainer(Trainer):  # type: ignore[misc]
 
 
 def _number(norm: Any) -> float:
-    """Of a number, a tensor, or one that FSDP shares out."""
-    return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
+    """Of a number, a tensor, one that FSDP shares out, or of none, where DeepSpeed has not taken it."""
+    return float(norm.full_tensor() if isinstance(norm, DTensor) else norm or 0.0)
 
 
 def _loader(batches: Any, numbers: Sampler[int]) -> DataLoader[Any]:
