@@ -26,6 +26,9 @@ ROPE_BLOCKS = ("rope_parameters", "rope_scaling")
 _SHARED = ("rope_type", "type", "rope_theta", "partial_rotary_factor", "original_max_position_embeddings")
 """Fields of a rope block that every type has; ``Geometry`` states them by name."""
 
+_OLD_NAMES = {"rope_theta": ("rotary_emb_base",), "partial_rotary_factor": ("rotary_pct", "rotary_emb_fraction")}
+"""Names of such fields beside the block in older configs (GPT-NeoX, code of a checkpoint's own), as vLLM reads them."""
+
 _TYPE_NAMES = {"su": "longrope"}  # the first Phi-3 checkpoints call longrope "su"
 
 
@@ -68,7 +71,7 @@ class Geometry:
         return cls(
             head_size=head_size,
             rotary_dim=rotary_dim,
-            base=positive_number("rope_theta", rope, text, default=DEFAULT_BASE, above=1.0),
+            base=_under_any_name("rope_theta", rope, text, default=DEFAULT_BASE, above=1.0),
             trained_window=trained_window,
             max_positions=max_positions,
             rope_type=rope_type(rope),
@@ -175,8 +178,29 @@ def _head_and_rotary_dim(config: Config, rope: Config) -> tuple[int, int]:
         head_size = positive_int(config, "head_dim")
     else:
         head_size = positive_int(config, "hidden_size") // positive_int(config, "num_attention_heads")
-    partial = positive_number("partial_rotary_factor", rope, config, default=1.0)
+    partial = _under_any_name("partial_rotary_factor", rope, config, default=1.0)
     return head_size, _even_up_to(head_size, int(head_size * partial))
+
+
+def _under_any_name(field: str, rope: Config, config: Config, *, default: float, above: float = 0.0) -> float:
+    """The number that ``rope``, or else ``config``, states as ``field`` or by an older name.
+
+    Raises ``CheckpointError`` where names disagree.
+    """
+    names = (field, *_OLD_NAMES[field])
+    blocks = {name: [config] for name in names} | {field: [rope, config]}
+    stated = {
+        name: positive_number(name, *blocks[name], default=default, above=above)
+        for name in names
+        if any(block.get(name) is not None for block in blocks[name])
+    }
+    if len(set(stated.values())) > 1:
+        raise CheckpointError(
+            f"Expected one {field} in config.json, found "
+            + " and ".join(f"{value:g} as {name}" for name, value in stated.items())
+            + ": engines read different ones, so make them equal or remove all but one."
+        )
+    return next(iter(stated.values()), default)
 
 
 def _even_up_to(head_size: int, rotary_dim: int) -> int:

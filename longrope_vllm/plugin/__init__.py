@@ -3,10 +3,10 @@
 Read in the order of ``docs/serving.md``. At the start: ``max_model_len`` and ``engine_config`` (before anything is
 loaded), ``tiers`` (what is in force), ``rotary`` and ``model_loader`` (the table, and that the model took it). For each
 request: ``http_fields``, ``policy`` and ``input_processor`` (where it starts), ``scheduler`` (its tier, its key, its
-crossings), ``lane_scheduling`` with ``lanes`` (whose turn it is), ``model_runner_v1`` or ``model_runner_v2`` with
-``step_rows`` and ``read_rows`` (the rows of its tokens), ``output_processor``, ``status`` and ``metrics`` (what is told
-about it), ``followed`` and ``progress`` (which requests a response has and how far they are, for every model). For the
-engine itself: ``pulse`` (is it alive) and ``orphan`` (it ends with its API server).
+crossings), ``lane_scheduling`` with ``lanes`` and ``adapter_seats`` (whose turn it is), ``model_runner_v1`` or
+``model_runner_v2`` with ``step_rows`` and ``read_rows`` (the rows of its tokens), ``output_processor``, ``status`` and
+``metrics`` (what is told about it), ``followed`` and ``progress`` (which requests a response has and how far they are,
+for every model). For the engine itself: ``pulse`` (is it alive) and ``orphan`` (it ends with its API server).
 """
 
 from functools import partial

@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any
 
 from packaging.specifiers import SpecifierSet
-from packaging.version import Version
+from packaging.version import InvalidVersion, Version
 
 from longrope_vllm.errors import UnsupportedError
 
@@ -28,8 +28,14 @@ def vllm_version() -> str:
 
 
 def is_supported(version: str) -> bool:
-    """True for a version in ``SUPPORTED``; local and development suffixes do not matter."""
-    return SUPPORTED.contains(Version(version).base_version, prereleases=True)
+    """True for a version in ``SUPPORTED``; local and development suffixes do not matter.
+
+    A vLLM that was built without knowing its version calls itself ``dev``: which one it is nobody can tell.
+    """
+    try:
+        return SUPPORTED.contains(Version(version).base_version, prereleases=True)
+    except InvalidVersion:
+        return False
 
 
 def refusal(version: str) -> str:

@@ -19,7 +19,7 @@ from itertools import chain
 from typing import Any
 
 from longrope_vllm.plugin.lanes import LEAST_CHUNK, Chunk, Lane, Turns
-from longrope_vllm.plugin.progress import QUEUES
+from longrope_vllm.plugin.progress import AWAITS_INPUT, queues_of
 from longrope_vllm.plugin.settings import server_settings
 
 logger = logging.getLogger("vllm.longrope")
@@ -73,7 +73,8 @@ class LaneScheduling:
     def add_request(self, request: Any) -> None:
         """Queue a request in its lane."""
         super().add_request(request)  # type: ignore[misc]
-        self._choose_lane(request)
+        # Another part of a streaming session comes as a request of its own, which only lends what it holds.
+        self._choose_lane(self.requests.get(request.request_id, request))  # type: ignore[attr-defined]
         self._turns.changed()
 
     def _free_request(self, *args: Any, **kwargs: Any) -> Any:
@@ -96,7 +97,8 @@ class LaneScheduling:
         if not self._long:
             return super().schedule(*args, **kwargs)  # type: ignore[misc]
         now = time.monotonic()
-        waiting = {request.request_id for queue in self._queues() for request in queue} - self._long.keys()
+        queued = chain.from_iterable(queues_of(self))
+        waiting = {request.request_id for request in queued if request.status.name != AWAITS_INPUT} - self._long.keys()
         running = {request.request_id for request in self.running if request.is_prefill_chunk} - self._long.keys()  # type: ignore[attr-defined]
         shut = waiting if self._turns.shut(now) else set()
         able = running | (waiting - shut)
@@ -115,10 +117,9 @@ class LaneScheduling:
 
     def _is_in_prefill(self, name: str, request: Any) -> bool:
         known = self.requests.get(name) is request  # type: ignore[attr-defined]
-        return known and (request.status.name != "RUNNING" or request.is_prefill_chunk)
-
-    def _queues(self) -> list[Any]:
-        return [getattr(self, name) for name in QUEUES if hasattr(self, name)]
+        if not known or request.status.name == AWAITS_INPUT:
+            return False
+        return request.status.name != "RUNNING" or bool(request.is_prefill_chunk)
 
     @contextmanager
     def _without(self, names: Container[str]) -> Iterator[None]:
@@ -129,7 +130,7 @@ class LaneScheduling:
             if request.request_id in names:
                 after_this = self.current_step + 2  # type: ignore[attr-defined]
                 request.next_decode_eligible_step = max(request.next_decode_eligible_step, after_this)
-        out = [(queue, [request for request in queue if request.request_id in names]) for queue in self._queues()]
+        out = [(queue, [request for request in queue if request.request_id in names]) for queue in queues_of(self)]
         for queue, requests in out:
             queue.remove_requests(requests)
         try:
@@ -164,7 +165,7 @@ class LaneScheduling:
 
     def _next_long(self) -> str:
         """The long request that vLLM will take first."""
-        known = chain(self.running, *self._queues())  # type: ignore[attr-defined]
+        known = chain(self.running, *queues_of(self))  # type: ignore[attr-defined]
         names = (request.request_id for request in known if request.request_id in self._long)
         return next(names, next(iter(self._long)))
 

@@ -15,6 +15,8 @@ State = Literal["queued", "prefill", "generating"]
 
 QUEUES = ("kv_holding_waiting", "skipped_waiting", "waiting")
 """Queues of a scheduler in the order in which they are drained; a version of vLLM has two of them."""
+AWAITS_INPUT = "WAITING_FOR_STREAMING_REQ"
+"""Status of a streaming session that its client has to go on with: it is in a queue and has nothing to compute."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +55,13 @@ def progress_of(scheduler: Any, names: Sequence[str]) -> dict[str, EngineProgres
     return {request.request_id: _progress(request, positions.get(request.request_id)) for request in known}
 
 
+def queues_of(scheduler: Any) -> list[Any]:
+    """The queues that ``scheduler`` has, in the order of ``QUEUES``."""
+    return [getattr(scheduler, name) for name in QUEUES if hasattr(scheduler, name)]
+
+
 def _queue(scheduler: Any) -> Iterator[Any]:
-    return chain.from_iterable(getattr(scheduler, name, ()) for name in QUEUES)
+    return chain.from_iterable(queues_of(scheduler))
 
 
 def _is_running(request: Any) -> bool:

@@ -5,8 +5,8 @@ prefilled again under the next tier: re-rotating cached keys would not be exact 
 different tiers never share a prefix-cache key.
 
 Patch of ``SchedulerConfig.get_scheduler_cls``: for a longrope checkpoint only, whatever scheduler it returns
-(synchronous, asynchronous, a user's own) gets ``LaneScheduling`` mixed in and ``TieredScheduling`` over it. Remove when
-vLLM has a per-request rope profile.
+(synchronous, asynchronous, a user's own) gets ``AdapterSeats`` and ``LaneScheduling`` mixed in and ``TieredScheduling``
+over them. Remove when vLLM has a per-request rope profile.
 """
 
 import time
@@ -15,6 +15,7 @@ from dataclasses import asdict
 from functools import cache
 from typing import Any
 
+from longrope_vllm.plugin.adapter_seats import AdapterSeats
 from longrope_vllm.plugin.lane_scheduling import LaneScheduling
 from longrope_vllm.plugin.patching import wrap_once
 from longrope_vllm.plugin.policy import START_FIELD
@@ -185,7 +186,7 @@ def _status(served: ServedTiers, request: Any) -> RequestStatus:
 @cache
 def tiered(scheduler: Any) -> Any:
     """``scheduler`` with tiers and lanes mixed in."""
-    return type(f"Tiered{scheduler.__name__}", (TieredScheduling, LaneScheduling, scheduler), {})
+    return type(f"Tiered{scheduler.__name__}", (TieredScheduling, LaneScheduling, AdapterSeats, scheduler), {})
 
 
 def install() -> None:

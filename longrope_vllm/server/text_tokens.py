@@ -28,6 +28,8 @@ SURROUNDINGS = 256
 _AT_ONCE = 32
 """Texts that the tokenizer gets in one call, and shares among the cores: eight pieces with their surroundings."""
 
+_SEARCHED_AT_ONCE = 65_536
+
 _END_OF_WORD = re.compile(r"(?<=\S)(?=\s\S)")
 
 
@@ -51,7 +53,7 @@ class TextCounter:
             return await loop.run_in_executor(self._thread, self._whole, text, special_tokens)
         total = self._rust.num_special_tokens_to_add(is_pair=False) if special_tokens else 0
         pieces = self._pieces(text)
-        while batch := list(islice(pieces, _AT_ONCE)):
+        while batch := await loop.run_in_executor(self._thread, lambda: list(islice(pieces, _AT_ONCE))):
             total += await loop.run_in_executor(self._thread, self._together, self._rust, batch)
         return total
 
@@ -59,8 +61,7 @@ class TextCounter:
         """What to count, and whether it counts as +1 or -1: pieces, and the surroundings of each cut."""
         start = 0
         while start < len(text):
-            found = _END_OF_WORD.search(text, start + self._piece)
-            cut = found.start() if found else len(text)
+            cut = _end_of_word(text, start + self._piece)
             yield 1, text[start:cut]
             if cut < len(text):
                 left = text[max(0, cut - self._surroundings) : cut]
@@ -75,6 +76,18 @@ class TextCounter:
 
     def _whole(self, text: str, special_tokens: bool) -> int:
         return len(self._tokenizer(text, truncation=False, add_special_tokens=special_tokens)["input_ids"])
+
+
+def _end_of_word(text: str, start: int) -> int:
+    """The first end of a word from ``start`` on, or that of the text.
+
+    Text without blanks may be all that is left: a search holds up every other thread, so it is made in parts.
+    """
+    while start < len(text):
+        if found := _END_OF_WORD.search(text, start, start + _SEARCHED_AT_ONCE):
+            return found.start()
+        start += _SEARCHED_AT_ONCE - 2  # an end of a word shows by two characters after it
+    return len(text)
 
 
 def _own_copy(tokenizer: Any) -> Tokenizer | None:

@@ -5,11 +5,9 @@ takes what one would send to chat completions (``messages``) or completions (``p
 context is counted like any other; the answer says how much there is room for, and which tier the prompt would start in.
 """
 
-import asyncio
-from collections.abc import Coroutine
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, Request
+from fastapi import APIRouter, Body, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import ValidationError
@@ -19,6 +17,7 @@ from longrope_vllm.server.api_error import ApiError
 from longrope_vllm.server.context_length import PROMPTS
 from longrope_vllm.server.files.parts import replace_file_parts
 from longrope_vllm.server.files.service import FileService
+from longrope_vllm.server.hang_up import while_connected
 from longrope_vllm.server.layers import Api
 from longrope_vllm.server.prompt_tokens import PromptCounter
 
@@ -45,7 +44,9 @@ async def count(body: Annotated[dict[str, Any], Body(openapi_examples=EXAMPLES)]
         await replace_file_parts(api, request, files=files, owner=files.owner(raw_request))
     refused = await state.serving_tokenization._check_model(request)
     prompts: PromptCounter = state.longrope_prompts
-    found = refused or await _while_connected(raw_request, prompts.count(api, request))
+    found = refused or await while_connected(raw_request, prompts.count(api, request))
+    if found is None:
+        return Response(status_code=499)  # for the log: the client has left
     if not isinstance(found, int):
         return JSONResponse(found.model_dump(), status_code=found.error.code)
     return {
@@ -88,20 +89,3 @@ def _tier(served: ServedTiers | None, tokens: int) -> dict[str, int] | None:
         return None
     tier = served.index_for(tokens)
     return {"tier": tier, "tier_max_length": served.max_length(tier)}
-
-
-async def _while_connected(raw_request: Request, counting: Coroutine[Any, Any, Any]) -> Any:
-    """The result of ``counting``, or None when the client hung up, which ends it. The body must have been read."""
-    count = asyncio.ensure_future(counting)
-    hung_up = asyncio.ensure_future(_disconnected(raw_request))
-    try:
-        await asyncio.wait((count, hung_up), return_when=asyncio.FIRST_COMPLETED)
-        return count.result() if count.done() else None
-    finally:
-        count.cancel()
-        hung_up.cancel()
-
-
-async def _disconnected(raw_request: Request) -> None:
-    while (await raw_request.receive())["type"] != "http.disconnect":
-        pass

@@ -13,21 +13,30 @@ from typing import Any
 import pytest
 
 from longrope_vllm.plugin import lane_scheduling
+from longrope_vllm.plugin.progress import AWAITS_INPUT
 from longrope_vllm.plugin.scheduler import tiered
 
 OVERHEAD, TOKEN, TWICE_AS_DEAR_AT = 0.005, 2e-4, 8_000
 SAMPLED = 7
 BLOCK = 16
+STUCK = 10_000
+"""Empty steps after which nothing will come of an engine: at most 50 seconds of its time."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """A request: when it comes, in seconds, and its lengths in tokens."""
+    """A request: when it comes, in seconds, and its lengths in tokens.
+
+    ``adapter`` is the number of its LoRA adapter, 0 for none. A ``session`` waits for its client after its answer: the
+    next job of its name goes on with it.
+    """
 
     name: str
     at: float
     prompt: int
     output: int = 4
+    adapter: int = 0
+    session: bool = False
 
 
 @dataclass(kw_only=True)
@@ -72,19 +81,19 @@ class SimulatedEngine:
         )
 
     def run(self, jobs: list[Job], monkeypatch: pytest.MonkeyPatch) -> dict[str, Served]:
-        """Serve ``jobs`` until all of them have ended."""
+        """Serve ``jobs`` until all of them have ended, or wait for their clients."""
         monkeypatch.setattr(lane_scheduling, "time", SimpleNamespace(monotonic=lambda: self.now))
         coming = deque(sorted(jobs, key=lambda job: job.at))
         came = {job.name: job.at for job in jobs}
         under_way: deque[tuple[Any, list[str], float]] = deque()
-        while coming or self.scheduler.requests or under_way:
-            if coming and not self.scheduler.requests:
+        while coming or self._has_work() or under_way:
+            if coming and not self._has_work():
                 self.now = max(self.now, coming[0].at)
             while coming and coming[0].at <= self.now:
-                self._add(coming.popleft())
-            if self.scheduler.requests:
+                self.add(coming.popleft())
+            if self._has_work():
                 under_way.append(self._decide())
-            if len(under_way) == self.in_flight or not self.scheduler.requests:
+            if len(under_way) == self.in_flight or not self._has_work():
                 self._end(*under_way.popleft(), came)
         return self.found
 
@@ -92,15 +101,22 @@ class SimulatedEngine:
         """What so many tokens after ``depth`` others take in a step."""
         return tokens * self.token * (1 + (depth + tokens / 2) / TWICE_AS_DEAR_AT)
 
-    def _add(self, job: Job) -> None:
+    def add(self, job: Job) -> None:
+        """Queue ``job``, which has come."""
         from vllm import SamplingParams
+        from vllm.lora.request import LoRARequest
         from vllm.v1.request import Request
 
         params = SamplingParams(max_tokens=job.output, ignore_eos=True)
         params.update_from_generation_config({}, eos_token_id=2)
         tokens = [len(self.found) + 3] * job.prompt
         self.found[job.name] = Served()
-        self.scheduler.add_request(Request(job.name, tokens, params, None))
+        adapter = LoRARequest(f"adapter-{job.adapter}", job.adapter, "nowhere") if job.adapter else None
+        request = Request(job.name, tokens, params, None, lora_request=adapter, resumable=job.session)
+        self.scheduler.add_request(request)
+
+    def _has_work(self) -> bool:
+        return any(request.status.name != AWAITS_INPUT for request in self.scheduler.requests.values())
 
     def _decide(self) -> tuple[Any, list[str], float]:
         """One step: what vLLM decided, who gets a token at its end, how long it takes."""
@@ -111,6 +127,7 @@ class SimulatedEngine:
             seconds += self.seconds(tokens, before[name])
         if not output.num_scheduled_tokens and self.in_flight == 1:
             self.idle_steps += 1
+            assert self.idle_steps < STUCK, "nobody is served any more"
         requests = self.scheduler.requests
         sampling = [name for name in output.num_scheduled_tokens if not requests[name].is_prefill_chunk]
         self.longest_step = max(self.longest_step, seconds)

@@ -133,7 +133,7 @@ def test_versions_in_the_range_are_supported(version: str) -> None:
     assert compat.is_supported(version)
 
 
-@pytest.mark.parametrize("version", ["0.25.0", "0.34.0", "1.0.0"])
+@pytest.mark.parametrize("version", ["0.25.0", "0.34.0", "1.0.0", "dev"])
 def test_versions_out_of_the_range_are_not(version: str) -> None:
     assert not compat.is_supported(version)
 

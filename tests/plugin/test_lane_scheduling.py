@@ -3,6 +3,7 @@
 Oracles: the same scheduler without the plugin, the same requests alone, and the bounds of ``lanes``.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,29 @@ def test_memory_is_taken_from_short_requests_and_not_from_what_a_long_one_has_co
     found = SimulatedEngine(vllm_config=config, blocks=blocks).run([*before, late], patched)
     assert found["long"].preemptions == 0
     assert sum(served.preemptions for served in found.values()) > 0, "memory was not short"
+
+
+def test_a_session_that_waits_for_its_client_is_in_no_lane(config: Any, patched: pytest.MonkeyPatch) -> None:
+    session = Job(name="session", at=0.0, prompt=6_000, output=1, session=True)
+    after = [Job(name=f"short-{number}", at=10.0 + 2 * number, prompt=500) for number in range(20)]
+    assert after[-1].at > after[0].at + PATIENCE, "longer than a long request may find no memory"
+    idle = SimulatedEngine(vllm_config=config).run(after, patched)
+    engine = SimulatedEngine(vllm_config=config)
+    assert firsts(engine.run([session, *after], patched)) == pytest.approx(firsts(idle))
+    assert engine.idle_steps == 0
+
+
+@sync_and_async
+def test_the_next_part_of_a_session_is_in_the_lane_of_its_length(
+    in_flight: int, config: Any, patched: pytest.MonkeyPatch
+) -> None:
+    idle = SimulatedEngine(vllm_config=config, in_flight=in_flight, token=FAST).run(SHORT, patched)
+    engine = SimulatedEngine(vllm_config=config, in_flight=in_flight, token=FAST)
+    engine.run([Job(name="session", at=0.0, prompt=100, session=True)], patched)
+    later = [replace(job, at=job.at + 1) for job in SHORT]
+    found = engine.run([Job(name="session", at=1.0, prompt=50_000, session=True), *later], patched)
+    assert found["session"].first > SHORT[-1].at, "they come while it is computed"
+    assert firsts(found)[-1] <= firsts(idle)[-1] + 1.2 * WAIT
 
 
 jobs = st.lists(

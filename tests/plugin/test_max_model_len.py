@@ -1,8 +1,10 @@
 """How long a server is: the checkpoint's full length by default, or what fits into the memory."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+from simulated_engine import config_of
 
 from engine_jobs import LONG_TOLERANCE, LONGROPE, STOCK, RunEngine, largest_difference, prompt, request
 from tiny_models import LONG, WINDOW
@@ -33,3 +35,11 @@ def test_a_server_fitted_to_its_memory_keeps_rows_and_tiers_together(
             assert found["tokens"] == stock[name]["tokens"]
             assert largest_difference(found["top"], stock[name]["top"]) < LONG_TOLERANCE
     assert fitted["crossing"]["status"]["crossings"] == 1
+
+
+@pytest.mark.parametrize(("asked", "served"), [(None, LONG), (LONG // 2, LONG // 2)], ids=["by default", "shortened"])
+def test_a_drafter_reaches_as_far_as_its_target(asked: int | None, served: int, longrope_checkpoint: Path) -> None:
+    drafter = {"method": "draft_model", "model": str(longrope_checkpoint), "num_speculative_tokens": 3}
+    config = config_of(longrope_checkpoint, max_model_len=asked, speculative_config=drafter)
+    assert config.model_config.max_model_len == served
+    assert config.speculative_config.draft_model_config.max_model_len == served

@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import threading
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -17,6 +18,8 @@ from files_app import LENGTHS, Clock, app_of, client_of, form_headers, part, ref
 from longrope_vllm.server.files import tokens
 from longrope_vllm.server.files.form import Upload, UploadForm
 from longrope_vllm.server.files.service import FileService
+from longrope_vllm.server.files.store import FileStore
+from longrope_vllm.server.in_flight import InFlight, TrackInFlight
 from made_pdf import made_pdf
 
 
@@ -350,9 +353,40 @@ def test_a_client_that_leaves_leaves_nothing(share: float, files: FileService, t
     assert nothing_is_left(tmp_path)
 
 
-def test_a_client_that_leaves_before_the_answer_leaves_nothing(files: FileService, tmp_path: Path) -> None:
-    asyncio.run(send(app_of(files), iter([PURPOSE + FILE + END]), form_headers(), leave_after=True))
+@pytest.mark.parametrize("tracked", [False, True], ids=["alone", "behind the middleware of serve"])
+def test_a_client_that_leaves_before_the_answer_leaves_nothing(
+    tracked: bool, files: FileService, tmp_path: Path
+) -> None:
+    app = TrackInFlight(app_of(files), in_flight=InFlight()) if tracked else app_of(files)
+    asyncio.run(send(app, iter([PURPOSE + FILE + END]), form_headers(), leave_after=True))
     assert nothing_is_left(tmp_path)
+
+
+def test_a_handler_that_is_cancelled_while_a_folder_is_made_leaves_nothing(
+    files: FileService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    making, make, scratch = threading.Event(), threading.Event(), files.store.scratch
+    made: list[Any] = []
+
+    def slowly(*_: object) -> Any:
+        making.set()
+        make.wait()
+        made.append(scratch())
+        return made[0]
+
+    monkeypatch.setattr(FileStore, "scratch", slowly)
+
+    async def cancelled() -> None:
+        reading = asyncio.ensure_future(files.text_of(b"word", filename="a.txt", content_type="text/plain"))
+        await asyncio.to_thread(making.wait)
+        reading.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await reading
+        make.set()
+        while not made or not nothing_is_left(tmp_path):
+            await asyncio.sleep(0.01)
+
+    asyncio.run(asyncio.wait_for(cancelled(), 10))
 
 
 def test_a_document_being_read_holds_nobody_up(tmp_path: Path) -> None:

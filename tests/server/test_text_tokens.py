@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from longrope_vllm.server.text_tokens import TextCounter
+from longrope_vllm.server.text_tokens import TextCounter, _end_of_word
 
 PROSE = (Path(__file__).parents[2] / "docs" / "search.md").read_text(encoding="utf-8")
 SIZE = 400
@@ -111,6 +111,13 @@ GAPS = st.sampled_from(["", " ", "  ", "\n", "\n\n", "\t", "\r\n", "\u00a0", " \
 def test_any_text_in_pieces_has_as_many_tokens_as_in_one_go(fast: Any, parts: list[tuple[str, str]]) -> None:
     text = "".join(word + gap for word, gap in parts)
     assert counted(fast, text, piece=100, surroundings=48) == in_one_go(fast, text)
+
+
+@pytest.mark.parametrize("blank", [65_534, 65_535, 65_536, 65_537, 131_071, 200_000])
+def test_the_next_word_is_found_wherever_it_begins(blank: int) -> None:
+    text = "x" * blank + " y"
+    assert _end_of_word(text, 100) == blank
+    assert _end_of_word("x" * blank, 100) == blank
 
 
 def test_a_request_that_truncates_does_not_change_the_count(fast: Any) -> None:

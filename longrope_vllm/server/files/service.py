@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 from fastapi import Request
 from starlette.requests import ClientDisconnect
@@ -14,8 +15,9 @@ from longrope_vllm.server.files.incoming import Incoming
 from longrope_vllm.server.files.records import FileRecord
 from longrope_vllm.server.files.settings import FileSettings
 from longrope_vllm.server.files.store import FileStore
-from longrope_vllm.server.files.text import TextReader, prompt_text, read_text
+from longrope_vllm.server.files.text import Format, TextReader, prompt_text, read_text
 from longrope_vllm.server.files.tokens import TokenCounter
+from longrope_vllm.server.hang_up import made_in_thread, while_connected
 from longrope_vllm.server.owner import owner_of
 
 _FORM_BYTES = 65_536
@@ -46,14 +48,12 @@ class FileService:
         owner = self.owner(request)
         form = UploadForm(request.headers.get("content-type"))
         announced = int(request.headers.get("content-length", 0)) - _FORM_BYTES
-        with await asyncio.to_thread(self.store.begin, owner, announced=announced) as incoming:
+        async with made_in_thread(partial(self.store.begin, owner, announced=announced)) as incoming:
             upload = await _receive(request, form, incoming)
-            format = await self.reader.read(
-                incoming.original, incoming.text, filename=upload.filename, content_type=upload.content_type
-            )
-            tokens = await self._count(upload.filename, await asyncio.to_thread(incoming.read_text, format))
-            if await request.is_disconnected():
+            found = await while_connected(request, self._read(incoming, upload))
+            if found is None:
                 raise _gone()
+            format, tokens = found
             record = await asyncio.to_thread(
                 self.store.keep,
                 incoming,
@@ -97,13 +97,20 @@ class FileService:
 
     async def text_of(self, data: bytes, *, filename: str, content_type: str) -> str:
         """The text of a document that is not stored. Raises ``ApiError``."""
-        with await asyncio.to_thread(self.store.scratch) as incoming:
+        async with made_in_thread(self.store.scratch) as incoming:
             await asyncio.to_thread(incoming.write, data)
             await asyncio.to_thread(incoming.flush)
             format = await self.reader.read(
                 incoming.original, incoming.text, filename=filename, content_type=content_type
             )
             return await asyncio.to_thread(incoming.read_text, format)
+
+    async def _read(self, incoming: Incoming, upload: Upload) -> tuple[Format, int | None]:
+        """What the upload is and how many tokens it has."""
+        format = await self.reader.read(
+            incoming.original, incoming.text, filename=upload.filename, content_type=upload.content_type
+        )
+        return format, await self._count(upload.filename, await asyncio.to_thread(incoming.read_text, format))
 
     async def _count(self, filename: str, text: str) -> int | None:
         if self.counter is None:
