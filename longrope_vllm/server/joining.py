@@ -4,7 +4,8 @@ The SDKs of OpenAI give up after ten minutes of silence and try twice more, so o
 They send ``x-stainless-retry-count`` with every attempt and say how long they wait (``x-stainless-read-timeout``, in
 Node ``x-stainless-timeout``, both in seconds). Joined are only such retries, or requests that name the same
 ``Idempotency-Key``: the same client (``Authorization``), API and body, byte for byte. Two equal requests at one time
-are two requests: they may want two samples.
+are two requests: they may want two samples. A retry may come after a refusal (429, 503) as well, so it joins a request
+that is still waited for only if somebody who waits must have given up by now, unseen, such as behind a proxy.
 
 A request that could be retried runs in a task of its own, and its connections wait for it. When the last one is gone
 and had waited for about as long as it said, the task is kept for ``GRACE`` seconds, running or finished; when it went
@@ -17,7 +18,7 @@ import asyncio
 import copy
 import hashlib
 from collections.abc import Awaitable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from fastapi import Request
@@ -31,7 +32,7 @@ _HASHED_AT_ONCE = 1_000_000
 """Bytes that are hashed in passing; more of them in a thread."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Attempt:
     """One connection's try at a request, as its headers tell. Times in seconds; ``since`` by the event loop's clock."""
 
@@ -58,14 +59,16 @@ class _Running:
     idempotency_key: str | None
     retries: int
     """The highest of the attempts that joined."""
-    waiting: int = 0
+    waiting: list[Attempt] = field(default_factory=list)
     joined: bool = False
     expiry: asyncio.TimerHandle | None = None
 
-    def is_continued_by(self, attempt: Attempt) -> bool:
+    def is_continued_by(self, attempt: Attempt, now: float) -> bool:
         if attempt.idempotency_key is not None or self.idempotency_key is not None:
             return attempt.idempotency_key == self.idempotency_key
-        return attempt.retries >= 1 and (self.waiting == 0 or self.retries < attempt.retries)
+        if not self.waiting:
+            return attempt.retries >= 1
+        return self.retries < attempt.retries and any(one.gave_up(now) for one in self.waiting)
 
 
 class Joining:
@@ -93,8 +96,9 @@ class Joining:
 
     def _find(self, attempt: Attempt) -> _Running | None:
         """The request that ``attempt`` goes on with; one that nobody waits for comes first."""
-        candidates = [one for one in self._running.get(attempt.digest, ()) if one.is_continued_by(attempt)]
-        found = min(candidates, key=lambda one: one.waiting > 0, default=None)
+        now = asyncio.get_running_loop().time()
+        candidates = [one for one in self._running.get(attempt.digest, ()) if one.is_continued_by(attempt, now)]
+        found = min(candidates, key=lambda one: bool(one.waiting), default=None)
         if found is not None:
             found.joined = True
             found.retries = max(found.retries, attempt.retries)
@@ -109,7 +113,7 @@ class Joining:
 
     async def _wait(self, running: _Running, attempt: Attempt) -> Any:
         """The answer of ``running``; cancelled, it leaves the others that wait alone."""
-        running.waiting += 1
+        running.waiting.append(attempt)
         if running.expiry is not None:
             running.expiry.cancel()
             running.expiry = None
@@ -118,8 +122,8 @@ class Joining:
             await asyncio.wait((running.task,))
             answered = True
         finally:
-            running.waiting -= 1
-            if running.waiting == 0:
+            running.waiting.remove(attempt)
+            if not running.waiting:
                 self._deserted(running, attempt, answered=answered)
         answer = running.task.result()
         return copy.deepcopy(answer) if running.joined else answer  # each may do with it what it likes

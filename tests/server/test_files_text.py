@@ -2,12 +2,16 @@
 
 import asyncio
 import io
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from pypdf import PdfReader, PdfWriter
 
 from longrope_vllm.server.api_error import ApiError
+from longrope_vllm.server.files import extract
 from longrope_vllm.server.files.extract import UnreadableError, text_of_html, text_of_pdf, write
 from longrope_vllm.server.files.form import clean_name
 from longrope_vllm.server.files.settings import FileSettings
@@ -173,6 +177,15 @@ def test_a_document_is_read_within_its_limits_or_refused(tmp_path: Path) -> None
     small = 64 << 20
     message = refusal(b"<p>" + b"word " * 4_000_000, tmp_path / "memory", name="a.html", text_memory=small)
     assert f"{small:,} bytes of memory" in message
+
+
+def test_the_process_that_reads_is_the_first_to_end_where_memory_runs_out(tmp_path: Path) -> None:
+    (tmp_path / "a.html").write_bytes(b"<p>word")
+    program = "import sys, extract; extract.main(sys.argv[1:]); print(open('/proc/self/oom_score_adj').read())"
+    command = [sys.executable, "-c", program, "html", "a.html", "text", "1000", str(FileSettings().text_memory), "60"]
+    there = os.environ | {"PYTHONPATH": str(Path(extract.__file__).parent)}
+    run = subprocess.run(command, cwd=tmp_path, env=there, capture_output=True, text=True, check=True)
+    assert (run.stdout.strip(), (tmp_path / "text").read_text()) == ("1000", "word\n")
 
 
 def test_a_document_that_takes_too_long_is_given_up(tmp_path: Path) -> None:

@@ -143,8 +143,10 @@ def test_a_retry_joins_the_running_request_and_gets_its_answer() -> None:
 
 def test_a_retry_that_comes_before_the_first_connection_is_seen_to_close_joins() -> None:
     async def scenario(world: World) -> None:
-        first, retry = await world.connect(0), await world.connect(1)
-        await world.leave(first)
+        first = await world.connect(0)
+        await passed(PATIENCE)
+        retry = await world.connect(1)
+        await world.leave(first, after=1)
         await world.finish(0)
         assert (retry.result(), len(world.handled)) == ("answer", 1)
 
@@ -170,10 +172,24 @@ def test_two_equal_requests_are_two_requests() -> None:
     in_a_world(scenario)
 
 
+@pytest.mark.parametrize(("patience", "after"), [(str(PATIENCE), PATIENCE - 60), (None, 10_000)])
+def test_a_retry_after_a_refusal_leaves_an_equal_request_that_is_waited_for_alone(
+    patience: str | None, after: float
+) -> None:
+    async def scenario(world: World) -> None:
+        await world.connect(0, patience=patience)
+        await passed(after)
+        await world.connect(1)
+        assert len(world.handled) == 2
+
+    in_a_world(scenario)
+
+
 def test_retries_of_two_equal_requests_join_one_each() -> None:
     async def scenario(world: World) -> None:
         for retries in (0, 0, 1, 1):
             await world.connect(retries)
+            await passed(PATIENCE)
         await world.finish(0, "one")
         await world.finish(1, "other")
         assert [connection.result() for connection in world.connections] == ["one", "other", "one", "other"]
@@ -286,7 +302,7 @@ def test_one_that_leaves_does_not_disturb_the_others() -> None:
 
 def test_an_error_reaches_everyone_who_waits() -> None:
     async def scenario(world: World) -> None:
-        both = [await world.connect(0), await world.connect(1)]
+        both = [await world.connect(None, key="one"), await world.connect(None, key="one")]
         await world.finish(0, ValueError("no"))
         assert [str(connection.exception()) for connection in both] == ["no", "no"]
 
@@ -304,7 +320,7 @@ def test_an_error_that_nobody_waits_for_is_handed_to_the_retry() -> None:
 
 def test_an_answer_that_two_get_is_not_shared() -> None:
     async def scenario(world: World) -> None:
-        both = [await world.connect(0), await world.connect(1)]
+        both = [await world.connect(None, key="one"), await world.connect(None, key="one")]
         await world.finish(0, {"choices": [{"text": "answer"}]})
         one, other = [connection.result() for connection in both]
         one["choices"][0]["text"] = "changed"

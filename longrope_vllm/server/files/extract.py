@@ -12,6 +12,7 @@ import re
 import resource
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -166,6 +167,8 @@ def main(arguments: list[str]) -> int:
     text_bytes, memory, seconds = map(int, arguments[3:])
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+    with suppress(OSError):  # where memory runs out, this process ends and not the engine
+        Path("/proc/self/oom_score_adj").write_text("1000")
     logging.disable()
     try:
         write(text_of_pdf(source) if format == "pdf" else text_of_html(source.read_bytes()), target, limit=text_bytes)

@@ -46,8 +46,8 @@ class FileSettings:
     """Longest text of one document, and of all documents in one request: about four times two million tokens."""
     text_s: int = 300
     """Longest time to make text of a document."""
-    text_memory: int = 4 << 30
-    """Most memory for that."""
+    text_memory: int = 1 << 30
+    """Most memory for that, of two documents at a time."""
 
     @classmethod
     def from_arguments(cls, asked: argparse.Namespace) -> Self | None:
