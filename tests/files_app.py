@@ -67,7 +67,7 @@ def service(
     return FileService(
         settings=found,
         store=FileStore(found) if clock is None else FileStore(found, clock=clock),
-        reader=TextReader(found),
+        reader=TextReader(found, keyed=keyed),
         counter=TokenCounter(name=model, texts=TextCounter(WordTokenizer())),
         serving=lambda: Serving(max_model_len=LENGTHS[-1], tiers=tiers),
         keyed=keyed,

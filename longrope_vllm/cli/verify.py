@@ -25,6 +25,7 @@ from rich.table import Table
 from rich.text import Text
 
 from longrope_vllm.chosen_factors import ChosenFactors, add_factor_options
+from longrope_vllm.cli import serve
 from longrope_vllm.errors import LongRopeError
 from longrope_vllm.lengths import parse_length
 from longrope_vllm.verification.extents import ROOM
@@ -104,13 +105,25 @@ def _verify(asked: argparse.Namespace, options: Sequence[str], console: Console)
         logs = Path(tempfile.mkdtemp(prefix="longrope-verify-"))
         console.print(f"server logs: {logs}")
         return verify_model(
-            Deployment(model=asked.target, tiers=_tier_options(asked), options=tuple(options)),
+            Deployment(
+                model=asked.target,
+                tiers=_tier_options(asked),
+                options=tuple(options),
+                stock_options=stock_options(options),
+            ),
             access,
             scope=scope,
             record=record,
             logs=logs,
             waiting=watch.starting,
         )
+
+
+def stock_options(options: Sequence[str]) -> tuple[str, ...]:
+    """Without those of ``longrope serve`` that vLLM's server does not know."""
+    parser = argparse.ArgumentParser(prog="longrope verify", add_help=False)
+    serve.add_arguments(parser)
+    return tuple(parser.parse_known_args(options)[1])
 
 
 class Watch:

@@ -32,6 +32,9 @@ class Deployment:
     model: str
     tiers: tuple[str, ...]
     options: tuple[str, ...]
+    """Of ``longrope serve``, vLLM's among them."""
+    stock_options: tuple[str, ...]
+    """Those of them that vLLM's own server knows."""
 
     def as_served(self) -> Start:
         """The server under examination."""
@@ -52,7 +55,7 @@ class Deployment:
             return self._longrope(f"a server of {shortest:,} tokens, of one tier", *length)
         return Start(
             module="vllm.entrypoints.openai.api_server",
-            options=("--model", self.model, *OURS, *self.options, *length),
+            options=("--model", self.model, *OURS, *self.stock_options, *length),
             environment=(
                 ("VLLM_PLUGINS", ",".join(sorted(_other_plugins()))),
                 # A YaRN checkpoint may declare the length it was stretched from; its table reaches this one.

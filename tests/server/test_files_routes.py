@@ -377,7 +377,9 @@ def test_a_handler_that_is_cancelled_while_a_folder_is_made_leaves_nothing(
     monkeypatch.setattr(FileStore, "scratch", slowly)
 
     async def cancelled() -> None:
-        reading = asyncio.ensure_future(files.text_of(b"word", filename="a.txt", content_type="text/plain"))
+        reading = asyncio.ensure_future(
+            files.text_of(b"word", filename="a.txt", content_type="text/plain", owner="anna")
+        )
         await asyncio.to_thread(making.wait)
         reading.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -1,6 +1,7 @@
 """The store of files: what is in it is what a dictionary would hold, for each owner, until it expires."""
 
 import os
+import shutil
 import sqlite3
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -169,12 +170,12 @@ def test_an_upload_is_refused_before_its_first_byte_where_its_length_says_so(tmp
     store = store_in(tmp_path, Clock())
     keep(store, "anna", b"x" * 100)
     keep(store, "anna", b"x" * 100)
-    for announced, expected in ((101, "file_too_large"), (60, "quota_exceeded")):
+    for least, expected in ((101, "file_too_large"), (60, "quota_exceeded")):
         with pytest.raises(ApiError) as caught:
-            store.begin("anna", announced=announced)
+            store.begin("anna", least=least)
         assert code(caught) == expected
         assert caught.value.body["limit"] == {"file_too_large": 100, "quota_exceeded": 250}[expected]
-    with store.begin("anna", announced=50) as incoming, pytest.raises(ApiError) as caught:
+    with store.begin("anna", least=50) as incoming, pytest.raises(ApiError) as caught:
         incoming.write(b"x" * 51)
     assert code(caught) == "quota_exceeded"
     store.close()
@@ -183,15 +184,52 @@ def test_an_upload_is_refused_before_its_first_byte_where_its_length_says_so(tmp
 def test_two_uploads_at_once_do_not_share_what_is_left(tmp_path: Path) -> None:
     store = store_in(tmp_path, Clock(), owner_bytes=100)
     upload = Upload(filename="a", content_type="", purpose="user_data", expires_s=None)
-    with store.begin("anna") as first, store.begin("anna") as second:
-        for incoming in (first, second):
-            incoming.write(b"x" * 60)
-        store.keep(first, upload, owner="anna", format="plain", tokens=1, tokenizer="words")
+    with store.begin("anna", least=60, most=60) as first:
         with pytest.raises(ApiError) as caught:
-            store.keep(second, upload, owner="anna", format="plain", tokens=1, tokenizer="words")
+            store.begin("anna", least=60, most=60)
+        assert code(caught) == "quota_exceeded"
+        with store.begin("anna") as second, pytest.raises(ApiError) as caught:
+            second.write(b"x" * 41)
+        assert code(caught) == "quota_exceeded"
+        with store.begin("bert") as other:
+            other.write(b"x" * 100)
+        with store.begin("anna") as again:  # the room of the one that was dropped
+            again.write(b"x" * 40)
+            store.keep(again, upload, owner="anna", format="plain", tokens=1, tokenizer="words")
+        first.write(b"x" * 60)
+        store.keep(first, upload, owner="anna", format="plain", tokens=1, tokenizer="words")
+    assert set(listed(store, "anna")) == {first.id, again.id}
+    assert on_disk(tmp_path) == {f"stored/{kept.id}{of}" for kept in (first, again) for of in ("", "/original")}
+    store.close()
+
+
+def test_a_text_takes_no_room_of_an_upload_on_its_way(tmp_path: Path) -> None:
+    store = store_in(tmp_path, Clock(), owner_bytes=100)
+    upload = Upload(filename="a.html", content_type="", purpose="user_data", expires_s=None)
+    with store.begin("anna", most=50) as page, store.begin("anna", most=40):
+        page.write(b"x" * 50)
+        page.text.write_bytes(b"x" * 11)
+        with pytest.raises(ApiError) as caught:
+            store.keep(page, upload, owner="anna", format="html", tokens=1, tokenizer="words")
     assert code(caught) == "quota_exceeded"
-    assert listed(store, "anna") == [first.id]
-    assert on_disk(tmp_path) == {f"stored/{first.id}", f"stored/{first.id}/original"}
+    store.close()
+
+
+def test_uploads_on_their_way_are_files_as_well(tmp_path: Path) -> None:
+    store = store_in(tmp_path, Clock(), owner_files=2)
+    with store.begin("anna", most=1), store.begin("anna", most=1), pytest.raises(ApiError) as caught:
+        store.begin("anna", most=1)
+    assert code(caught) == "too_many_files"
+    store.close()
+
+
+def test_what_a_killed_upload_was_to_take_is_free(tmp_path: Path) -> None:
+    store = store_in(tmp_path, Clock(), owner_bytes=100)
+    with store.begin("anna") as living:
+        left = shutil.copytree(living.folder, living.folder.with_name("left"))
+    assert (left / "room").read_text() == "100 anna"  # and nobody holds a lock on it
+    with store.begin("anna", least=100):
+        pass
     store.close()
 
 

@@ -51,8 +51,8 @@ def read(data: bytes, folder: Path, *, name: str = "a", content_type: str = "", 
     """Format and text of a document, in the process that the server would start."""
     source, target = folder / "source", folder / "target"
     source.write_bytes(data)
-    reader = TextReader(FileSettings(directory=folder, **settings))  # type: ignore[arg-type]
-    format = asyncio.run(reader.read(source, target, filename=name, content_type=content_type))
+    reader = TextReader(FileSettings(directory=folder, **settings), keyed=True)  # type: ignore[arg-type]
+    format = asyncio.run(reader.read(source, target, filename=name, content_type=content_type, owner="anna"))
     assert target.exists() == (format != "plain")
     return format, read_text(source if format == "plain" else target)
 
@@ -94,6 +94,10 @@ def test_plain_text_is_itself_without_its_mark(text: str, tmp_path: Path) -> Non
 
 def test_text_that_is_not_utf8_is_refused_with_the_place(tmp_path: Path) -> None:
     assert "not UTF-8 at offset 3" in refusal(b"abc\xff\xfe", tmp_path)
+    long = ("x" * ((1 << 20) - 1) + "äö").encode()  # it is looked at in pieces, here cut within a character
+    assert read(long, tmp_path) == ("plain", long.decode())
+    assert f"offset {len(long)}" in refusal(long + b"\xff", tmp_path)
+    assert f"offset {len(long) - 2}" in refusal(long[:-1], tmp_path)
 
 
 def test_an_empty_file_is_refused(tmp_path: Path) -> None:
@@ -190,6 +194,46 @@ def test_the_process_that_reads_is_the_first_to_end_where_memory_runs_out(tmp_pa
 
 def test_a_document_that_takes_too_long_is_given_up(tmp_path: Path) -> None:
     assert "within 0 s" in refusal(b"<p>a", tmp_path, name="a.html", text_s=0)
+
+
+@pytest.mark.parametrize("keyed", [True, False])
+def test_a_key_with_many_documents_holds_up_no_other(
+    keyed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began, end = list[str](), asyncio.Event()
+
+    async def held(_: TextReader, format: Format, source: Path, target: Path) -> None:
+        began.append(source.name)
+        await end.wait()
+
+    async def begun(number: int) -> None:
+        async with asyncio.timeout(30):
+            while len(began) < number:
+                await asyncio.sleep(0.01)
+
+    async def main() -> None:
+        reader = TextReader(FileSettings(directory=tmp_path), keyed=keyed)
+
+        def reading(owner: str, document: str) -> asyncio.Task[Format]:
+            (tmp_path / document).write_bytes(b"<p>word")
+            name = document if document.endswith(".txt") else f"{document}.html"
+            where = tmp_path / document, tmp_path / "text"
+            return asyncio.create_task(reader.read(*where, filename=name, content_type="", owner=owner))
+
+        mine = [reading("anna", f"anna {number}") for number in range(3)]
+        await begun(1 if keyed else 2)
+        other = reading("bert", "bert")
+        if keyed:
+            await begun(2)
+            assert "bert" in began
+        assert await reading("carl", "plain.txt") == "plain"  # waits for nobody
+        assert len(began) == 2
+        end.set()
+        await asyncio.gather(*mine, other)
+
+    monkeypatch.setattr(TextReader, "_extract", held)
+    asyncio.run(main())
+    assert len(began) == 4
 
 
 def test_halves_of_characters_do_not_stop_a_document(tmp_path: Path) -> None:

@@ -1,9 +1,15 @@
-"""One upload on its way: a folder that its writer holds a lock on, until it is moved or dropped."""
+"""One upload on its way: a folder that its writer holds a lock on, until it is moved or dropped.
+
+original    the bytes so far
+text        what was made of them
+room        owner and bytes that are kept free for it, where it is to be stored
+"""
 
 import fcntl
 import os
 import shutil
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -11,6 +17,16 @@ from typing import Self
 from longrope_vllm.server.api_error import ApiError
 from longrope_vllm.server.files.disk_full import answered_507
 from longrope_vllm.server.files.text import Format, read_text
+
+_ROOM = "room"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reservation:
+    """Bytes kept free for an upload of ``owner``."""
+
+    owner: str
+    bytes: int
 
 
 class Incoming:
@@ -44,11 +60,23 @@ class Incoming:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.drop()
+
+    def drop(self) -> None:
+        """Remove what was not kept."""
         # A full disk refuses the buffered rest once more; the file goes away all the same.
         with suppress(OSError):
             self._file.close()
         shutil.rmtree(self.folder, ignore_errors=True)  # not there any more if it was kept
         os.close(self._lock)
+
+    def reserve(self, owner: str, size: int) -> None:
+        """Let ``reservation_in`` tell of it. Raises ``OSError``."""
+        (self.folder / _ROOM).write_text(f"{size} {owner}")
+
+    def release(self) -> None:
+        """Nothing is kept free any more."""
+        (self.folder / _ROOM).unlink(missing_ok=True)
 
     def write(self, data: bytes) -> None:
         """Append to the original. Raises ``ApiError``: past the limit, and on a full disk."""
@@ -75,3 +103,24 @@ class Incoming:
     def read_text(self, format: Format) -> str:
         """The text that was made of it."""
         return read_text(self.original if format == "plain" else self.text)
+
+
+def reservation_in(folder: Path) -> Reservation | None:
+    """What is kept free for the upload in ``folder`` while it is written."""
+    with suppress(FileNotFoundError):  # dropped this moment
+        if is_written(folder):
+            size, _, owner = (folder / _ROOM).read_text().partition(" ")
+            return Reservation(owner=owner, bytes=int(size))
+    return None
+
+
+def is_written(folder: Path) -> bool:
+    """True while the process that writes ``folder`` lives."""
+    with suppress(BlockingIOError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return False
+        finally:
+            os.close(handle)
+    return True

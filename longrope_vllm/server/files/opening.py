@@ -26,7 +26,7 @@ def open_files(engine: Any, arguments: Namespace, *, keyed: bool) -> FileService
     return FileService(
         settings=settings,
         store=FileStore(settings),
-        reader=TextReader(settings),
+        reader=TextReader(settings, keyed=keyed),
         counter=_counter(engine),
         serving=_EngineServing(engine.vllm_config),
         keyed=keyed,

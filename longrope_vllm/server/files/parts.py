@@ -132,7 +132,7 @@ async def _text(reference: _Reference, *, files: FileService, owner: str, room: 
     assert reference.file_data is not None
     content_type, data = await asyncio.to_thread(_decoded, reference.file_data)
     filename = clean_name(reference.filename or "")
-    text = await files.text_of(data, filename=filename, content_type=content_type)
+    text = await files.text_of(data, filename=filename, content_type=content_type, owner=owner)
     room.take(len(text))
     return prompt_text(filename, text)
 

@@ -47,10 +47,11 @@ class FileService:
         """
         owner = self.owner(request)
         form = UploadForm(request.headers.get("content-type"))
-        announced = int(request.headers.get("content-length", 0)) - _FORM_BYTES
-        async with made_in_thread(partial(self.store.begin, owner, announced=announced)) as incoming:
+        body = request.headers.get("content-length")
+        least, most = (0, None) if body is None else (int(body) - _FORM_BYTES, int(body))
+        async with made_in_thread(partial(self.store.begin, owner, least=least, most=most)) as incoming:
             upload = await _receive(request, form, incoming)
-            found = await while_connected(request, self._read(incoming, upload))
+            found = await while_connected(request, self._read(incoming, upload, owner))
             if found is None:
                 raise _gone()
             format, tokens = found
@@ -95,20 +96,24 @@ class FileService:
             await asyncio.to_thread(self.store.find, record.id, owner=record.owner)
             raise
 
-    async def text_of(self, data: bytes, *, filename: str, content_type: str) -> str:
-        """The text of a document that is not stored. Raises ``ApiError``."""
+    async def text_of(self, data: bytes, *, filename: str, content_type: str, owner: str) -> str:
+        """The text of a document of ``owner`` that is not stored. Raises ``ApiError``."""
         async with made_in_thread(self.store.scratch) as incoming:
             await asyncio.to_thread(incoming.write, data)
             await asyncio.to_thread(incoming.flush)
             format = await self.reader.read(
-                incoming.original, incoming.text, filename=filename, content_type=content_type
+                incoming.original, incoming.text, filename=filename, content_type=content_type, owner=owner
             )
             return await asyncio.to_thread(incoming.read_text, format)
 
-    async def _read(self, incoming: Incoming, upload: Upload) -> tuple[Format, int | None]:
+    async def _read(self, incoming: Incoming, upload: Upload, owner: str) -> tuple[Format, int | None]:
         """What the upload is and how many tokens it has."""
         format = await self.reader.read(
-            incoming.original, incoming.text, filename=upload.filename, content_type=upload.content_type
+            incoming.original,
+            incoming.text,
+            filename=upload.filename,
+            content_type=upload.content_type,
+            owner=owner,
         )
         return format, await self._count(upload.filename, await asyncio.to_thread(incoming.read_text, format))
 

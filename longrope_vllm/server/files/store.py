@@ -17,14 +17,14 @@ import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from longrope_vllm.server.api_error import ApiError
-from longrope_vllm.server.files.amounts import format_size
 from longrope_vllm.server.files.disk_full import answered_507
 from longrope_vllm.server.files.form import Upload
-from longrope_vllm.server.files.incoming import Incoming
+from longrope_vllm.server.files.incoming import Incoming, is_written
+from longrope_vllm.server.files.quota import Quota, too_large
 from longrope_vllm.server.files.records import FileRecord, Order, Purpose, Records
 from longrope_vllm.server.files.settings import FileSettings
 from longrope_vllm.server.files.text import Format
@@ -45,6 +45,7 @@ class FileStore:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with self._locked():
             self._records = Records(root / "records.sqlite")
+            self._quota = Quota(settings, self._records, self._incoming)
             self._clear_remains()
 
     def close(self) -> None:
@@ -53,22 +54,26 @@ class FileStore:
 
     # -- adding
 
-    def begin(self, owner: str, *, announced: int = 0) -> Incoming:
-        """Room for an upload of ``owner``, of at least ``announced`` bytes. Raises ``ApiError`` where there is none."""
-        if announced > self._settings.file_bytes:
-            raise self._too_large()
+    def begin(self, owner: str, *, least: int = 0, most: int | None = None) -> Incoming:
+        """Room for an upload of ``owner``, of ``least`` to ``most`` bytes (None: unknown), which it has until it ends.
+
+        Raises ``ApiError`` where there is none.
+        """
         self.sweep()
-        usage = self._records.usage(owner)
-        if usage.files >= self._settings.owner_files:
-            raise self._too_many()
-        room = self._settings.owner_bytes - usage.bytes
-        if room <= 0 or room < announced:
-            raise self._over_quota()
-        return self._make_incoming(room)
+        with answered_507(), self._locked():
+            room, over_limit = self._quota.room(owner, least=least, most=most)
+            incoming = self._make_incoming(room, over_limit)
+            try:
+                incoming.reserve(owner, room)
+            except BaseException:
+                incoming.drop()
+                raise
+        return incoming
 
     def scratch(self) -> Incoming:
         """Room for a document that is not kept."""
-        return self._make_incoming(self._settings.file_bytes)
+        with answered_507(), self._locked():
+            return self._make_incoming(self._settings.file_bytes, too_large(self._settings))
 
     def keep(
         self,
@@ -100,12 +105,13 @@ class FileStore:
                 tokenizer=tokenizer,
             )
             with self._locked():
-                self._check_quota(record)
+                self._quota.check(record)
                 self._commit(incoming, record)
         return record
 
     def _commit(self, incoming: Incoming, record: FileRecord) -> None:
         folder = self._stored / record.id
+        incoming.release()
         incoming.folder.rename(folder)
         try:
             _sync_folder(self._stored)
@@ -114,23 +120,10 @@ class FileStore:
             shutil.rmtree(folder)
             raise
 
-    def _check_quota(self, record: FileRecord) -> None:
-        usage = self._records.usage(record.owner)
-        if usage.files >= self._settings.owner_files:
-            raise self._too_many()
-        if usage.bytes + record.stored_bytes > self._settings.owner_bytes:
-            raise self._over_quota()
-
-    def _make_incoming(self, room: int) -> Incoming:
+    def _make_incoming(self, limit: int, over_limit: ApiError) -> Incoming:
         created = self._clock()
         file_id = f"file-{int(created * 1000):012x}{secrets.token_hex(10)}"
-        with answered_507(), self._locked():
-            return Incoming(
-                self._incoming / file_id,
-                created_at=int(created),
-                limit=min(room, self._settings.file_bytes),
-                over_limit=self._over_quota() if room < self._settings.file_bytes else self._too_large(),
-            )
+        return Incoming(self._incoming / file_id, created_at=int(created), limit=limit, over_limit=over_limit)
 
     # -- asking
 
@@ -184,7 +177,7 @@ class FileStore:
 
     def _clear_remains(self) -> None:
         for folder in self._incoming.iterdir():
-            if not _is_written(folder):
+            if not is_written(folder):
                 shutil.rmtree(folder)
         known, there = self._records.ids(), {folder.name for folder in self._stored.iterdir()}
         for orphan in there - known:
@@ -202,51 +195,6 @@ class FileStore:
             yield
         finally:
             os.close(handle)
-
-    # -- refusals
-
-    def _too_large(self) -> ApiError:
-        limit = self._settings.file_bytes
-        return ApiError(
-            f"Expected a file of at most {format_size(limit)}, found a longer one: send it in parts, or raise "
-            "--file-bytes of the server.",
-            status=413,
-            code="file_too_large",
-            param="file",
-            limit=limit,
-        )
-
-    def _over_quota(self) -> ApiError:
-        limit = self._settings.owner_bytes
-        return ApiError(
-            f"Expected at most {format_size(limit)} of files of one key, found more with this one: delete some first.",
-            status=413,
-            code="quota_exceeded",
-            param="file",
-            limit=limit,
-        )
-
-    def _too_many(self) -> ApiError:
-        limit = self._settings.owner_files
-        return ApiError(
-            f"Expected at most {limit:,} files of one key, found that many already: delete some first.",
-            status=413,
-            code="too_many_files",
-            param="file",
-            limit=limit,
-        )
-
-
-def _is_written(folder: Path) -> bool:
-    """True while the process that writes ``folder`` lives."""
-    with suppress(BlockingIOError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return False
-        finally:
-            os.close(handle)
-    return True
 
 
 def _sync_folder(folder: Path) -> None:

@@ -5,9 +5,11 @@ by a process of their own, which ends with its limits, its request or its server
 """
 
 import asyncio
+import codecs
 import sys
 from pathlib import Path
 from typing import Literal
+from weakref import WeakValueDictionary
 
 from longrope_vllm.server.api_error import ApiError
 from longrope_vllm.server.files import extract
@@ -17,7 +19,8 @@ from longrope_vllm.server.files.settings import FileSettings
 Format = Literal["plain", "html", "pdf"]
 
 _AT_ONCE = 2
-"""Documents that one server reads at a time."""
+"""HTML and PDF that one server reads at a time."""
+_PIECE = 1 << 20
 
 
 def format_of(beginning: bytes, *, filename: str, content_type: str) -> Format:
@@ -52,13 +55,18 @@ def check_plain(path: Path, *, limit: int) -> None:
         raise unreadable(
             f"Expected at most {format_size(limit)} of text in one document, found {size:,} bytes: split the document."
         )
-    try:
-        path.read_bytes().decode()
-    except UnicodeDecodeError as error:
-        raise unreadable(
-            f"Expected text in UTF-8, HTML or PDF, found a byte that is not UTF-8 at offset {error.start}: convert the "
-            "file."
-        ) from None
+    decoder, offset = codecs.getincrementaldecoder("utf-8")(), 0
+    with path.open("rb") as file:
+        while piece := file.read(_PIECE):  # in pieces: any number of documents is looked at, at the same time
+            waiting = len(decoder.getstate()[0])
+            try:
+                decoder.decode(piece, final=offset + len(piece) >= size)
+            except UnicodeDecodeError as error:
+                raise unreadable(
+                    "Expected text in UTF-8, HTML or PDF, found a byte that is not UTF-8 at offset "
+                    f"{offset - waiting + error.start}: convert the file."
+                ) from None
+            offset += len(piece)
 
 
 def unreadable(message: str) -> ApiError:
@@ -67,20 +75,26 @@ def unreadable(message: str) -> ApiError:
 
 
 class TextReader:
-    """Makes text of documents, within the limits of ``settings``."""
+    """Makes text of documents, within the limits of ``settings``.
 
-    def __init__(self, settings: FileSettings) -> None:
+    With ``keyed`` no owner has more than one document read at a time, so that nobody waits for the many of another.
+    """
+
+    def __init__(self, settings: FileSettings, *, keyed: bool) -> None:
         self._settings = settings
+        self._of_an_owner = 1 if keyed else _AT_ONCE
         self._slots = asyncio.Semaphore(_AT_ONCE)
+        self._turns = WeakValueDictionary[str, asyncio.Semaphore]()
 
-    async def read(self, source: Path, target: Path, *, filename: str, content_type: str) -> Format:
+    async def read(self, source: Path, target: Path, *, filename: str, content_type: str, owner: str) -> Format:
         """Write the text of ``source`` to ``target``, which is left out for plain text. Raises ``ApiError``."""
         beginning = await asyncio.to_thread(_beginning, source)
         format = format_of(beginning, filename=filename, content_type=content_type)
-        async with self._slots:
-            if format == "plain":
-                await asyncio.to_thread(check_plain, source, limit=self._settings.text_bytes)
-            else:
+        if format == "plain":
+            await asyncio.to_thread(check_plain, source, limit=self._settings.text_bytes)
+        else:
+            turn = self._turns.setdefault(owner, asyncio.Semaphore(self._of_an_owner))
+            async with turn, self._slots:
                 await self._extract(format, source, target)
         return format
 
