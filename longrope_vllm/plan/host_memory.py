@@ -3,7 +3,8 @@
 For each process the interpreter with torch and vLLM, measured on the CPU engine with a model of a megabyte
 (benchmarks/results/, ``bench_plan.py``). A worker that drives a GPU holds CUDA's libraries, the code of kernels and
 pinned buffers on top: not measured, assumed generously, since too little ends it. For each worker the arrays that hold
-every token of every sequence. And shared memory, through which processes and NCCL talk: an assumption of 1 GB, and 1 GB
+every token of every sequence. For the API server the most that documents may take while they are read, HTML and PDF. And
+shared memory, through which processes and NCCL talk: an assumption of 1 GB, and 1 GB
 for each GPU.
 """
 
@@ -14,6 +15,7 @@ from longrope_vllm.plan.batch import array_bytes
 from longrope_vllm.plan.gpu_memory import Batch
 from longrope_vllm.plan.layout import Layout
 from longrope_vllm.plan.served_model import ServedModel
+from longrope_vllm.server.files.settings import TEXTS_AT_ONCE, FileSettings
 
 API_SERVER, ENGINE_CORE, WORKER = 600_000_000, 550_000_000, 600_000_000
 """Bytes of each kind of process before it holds anything; the worker is the CPU's."""
@@ -34,6 +36,8 @@ class HostMemory:
     """Of one worker."""
     workers: int
     """On this node."""
+    documents: int
+    """The most that the processes may take which make text of uploads."""
     shared: int
 
     @classmethod
@@ -44,13 +48,19 @@ class HostMemory:
             processes=API_SERVER + ENGINE_CORE + workers * GPU_WORKER,
             arrays=array_bytes(batch.context, batch.sequences),
             workers=workers,
+            documents=TEXTS_AT_ONCE * FileSettings.text_memory,
             shared=SHARED * (1 + workers),
         )
 
     @property
     def parts(self) -> Mapping[str, int]:
         """Bytes by what takes them."""
-        return {"processes": self.processes, "arrays": self.arrays * self.workers, "shared": self.shared}
+        return {
+            "processes": self.processes,
+            "arrays": self.arrays * self.workers,
+            "documents": self.documents,
+            "shared": self.shared,
+        }
 
     @property
     def needed(self) -> int:

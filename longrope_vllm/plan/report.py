@@ -12,6 +12,7 @@ from longrope_vllm.plan.remedies import remedies
 from longrope_vllm.plan.served_model import ServedModel
 from longrope_vllm.plan.serving import ServingPlan
 from longrope_vllm.plan.timeouts import ANSWER, body_size
+from longrope_vllm.server.files.settings import TEXTS_AT_ONCE
 
 _SMALL = 50_000_000  # bytes below which MB are said
 
@@ -81,6 +82,7 @@ def _memory(plan: ServingPlan) -> str:
         "processes": size_text(of_host["processes"]),
         "token arrays": f"{size_text(of_host['arrays'])} ({workers} x {batch.sequences} sequences x "
         f"{format_length(batch.context)} tokens x {TOKEN_BYTES} bytes)",
+        "documents": f"{size_text(of_host['documents'])} ({TEXTS_AT_ONCE} of HTML or PDF that are read at once)",
         "/dev/shm": size_text(of_host["shared"]),
         "in all": size_text(host.needed),
     }

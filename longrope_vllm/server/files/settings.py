@@ -19,6 +19,8 @@ ATTRIBUTE = "longrope_files"
 """Of vLLM's argument namespace: the ``FileSettings`` of the server, None where it keeps no files."""
 VARIABLE = "LONGROPE_FILES"
 """Environment variable: directory for files of a server that was not started by ``longrope serve``."""
+TEXTS_AT_ONCE = 2
+"""HTML and PDF that one server reads at a time."""
 
 _PACKAGES = ("pypdf", "python_multipart")
 
@@ -47,7 +49,7 @@ class FileSettings:
     text_s: int = 300
     """Longest time to make text of a document."""
     text_memory: int = 1 << 30
-    """Most memory for that, of two documents at a time."""
+    """Most memory for that, for each of the ``TEXTS_AT_ONCE``."""
 
     @classmethod
     def from_arguments(cls, asked: argparse.Namespace) -> Self | None:

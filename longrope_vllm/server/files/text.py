@@ -14,12 +14,10 @@ from weakref import WeakValueDictionary
 from longrope_vllm.server.api_error import ApiError
 from longrope_vllm.server.files import extract
 from longrope_vllm.server.files.amounts import format_size
-from longrope_vllm.server.files.settings import FileSettings
+from longrope_vllm.server.files.settings import TEXTS_AT_ONCE, FileSettings
 
 Format = Literal["plain", "html", "pdf"]
 
-_AT_ONCE = 2
-"""HTML and PDF that one server reads at a time."""
 _PIECE = 1 << 20
 
 
@@ -82,8 +80,8 @@ class TextReader:
 
     def __init__(self, settings: FileSettings, *, keyed: bool) -> None:
         self._settings = settings
-        self._of_an_owner = 1 if keyed else _AT_ONCE
-        self._slots = asyncio.Semaphore(_AT_ONCE)
+        self._of_an_owner = 1 if keyed else TEXTS_AT_ONCE
+        self._slots = asyncio.Semaphore(TEXTS_AT_ONCE)
         self._turns = WeakValueDictionary[str, asyncio.Semaphore]()
 
     async def read(self, source: Path, target: Path, *, filename: str, content_type: str, owner: str) -> Format:
