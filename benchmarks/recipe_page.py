@@ -6,7 +6,8 @@
 In: the files of factors with their studies, the metrics of the fine-tuning, and the evaluations in ``OUT/eval``; those
 up to the lengths of the first search and those beyond are of other documents, and stand in one table. Figures are put
 beside the page. Minutes are those of the passes, on whatever else the machine did, and unknown of a search whose study
-was not kept. ``OUT`` may be a copy without weights, texts and studies, such as results/smollm2_cpu.
+was not kept. What the recipe has not come to yet is left out. ``OUT`` may be a copy without weights, texts and studies,
+such as results/smollm2_cpu.
 """
 
 import argparse
@@ -74,9 +75,14 @@ def courses(out: Path, picture: Path) -> str:
     return f"\n\n![best loss by token-forwards]({picture.name})"
 
 
-def report(out: Path, parts: Sequence[str], page: Path, *, prefix: str = "") -> str:
-    """The report of ``parts`` of the evaluation as one, its sections a level deeper, its figures beside ``page``."""
+def report(title: str, out: Path, parts: Sequence[str], page: Path, *, prefix: str = "") -> str:
+    """The report of ``parts`` of the evaluation as one, its sections a level deeper, its figures beside ``page``.
+
+    Nothing where none of them was begun.
+    """
     folders = [folder for part in parts if (folder := out / "eval" / part).is_dir()]
+    if not folders:
+        return ""
     settings = [found for folder in folders if (found := read_settings(folder)) is not None]
     records = [found for folder in folders for found in Journal.open(folder / "records.jsonl").records.values()]
     records.sort(key=lambda record: record.key.method != NONE)  # the unextended model first
@@ -110,7 +116,7 @@ def report(out: Path, parts: Sequence[str], page: Path, *, prefix: str = "") -> 
                 image.write_bytes(drawn.read_bytes())
                 images.append(f"![{name.replace('_', ' ')}]({image.name})\n\n")
     _, _, text = markdown(records, about).partition("\n\n")
-    return "".join(images) + text.replace("\n## ", "\n### ")
+    return f"\n## {title}\n\n" + "".join(images) + text.replace("\n## ", "\n### ")
 
 
 def main() -> None:
@@ -127,8 +133,8 @@ def main() -> None:
         f"# {given.recipe}\n\n{provenance(f'{given.recipe} OUT', 'transformers', 'optuna', 'cma')}\n"
         f"\n## Searches\n\n{searches(out)}{courses(out, page.with_name(f'{page.stem}_search.png'))}\n"
         f"\n## Fine-tuning\n\n{table([run])}\n\n![loss by step]({loss_picture.name})\n"
-        f"\n## By length\n\n{report(out, ['near', 'far'], page)}"
-        f"\n## One rope for all lengths\n\n{report(out, ['one_rope'], page, prefix='one_rope_')}"
+        + report("By length", out, ["near", "far"], page)
+        + report("One rope for all lengths", out, ["one_rope"], page, prefix="one_rope_")
     )
 
 

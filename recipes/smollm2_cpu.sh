@@ -27,7 +27,7 @@ training=(--batch 1 --short-share 0.5 --learning-rate 5e-5 --warmup 2 --save-eve
 tasks="ppl passkey ruler" answering=dynamic-ntk,yarn
 measuring_near=(--samples 3 --depths 5 --trials 2)
 measuring_far=(--samples 2 --depths 5 --trials 1)
-ruler=(--ruler-tasks "niah_single_1,niah_multikey_1,ruler_vt,ruler_fwe" --ruler-samples 3)
+ruler=(--ruler-tasks "niah_single_1,niah_multikey_1,ruler_vt,ruler_fwe" --ruler-samples 2)
 serving=(--dtype bfloat16 --enforce-eager)
 export VLLM_CPU_KVCACHE_SPACE=${VLLM_CPU_KVCACHE_SPACE:-2}
 

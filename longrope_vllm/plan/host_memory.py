@@ -3,9 +3,8 @@
 For each process the interpreter with torch and vLLM, measured on the CPU engine with a model of a megabyte
 (benchmarks/results/, ``bench_plan.py``). A worker that drives a GPU holds CUDA's libraries, the code of kernels and
 pinned buffers on top: not measured, assumed generously, since too little ends it. For each worker the arrays that hold
-every token of every sequence. For the API server the most that documents may take while they are read, HTML and PDF. And
-shared memory, through which processes and NCCL talk: an assumption of 1 GB, and 1 GB
-for each GPU.
+every token of every sequence. For the API server the most that HTML and PDF may take while they are read. And shared
+memory, through which processes and NCCL talk: an assumption of 1 GB, and 1 GB for each GPU.
 """
 
 from collections.abc import Mapping
