@@ -40,7 +40,7 @@ class TieredRotaryEmbedding(RotaryEmbedding):  # type: ignore[misc]
     ``cos_sin_cache`` [tokens a step, rotary_dim] in the model's dtype: the rows of the running step. ``offsets`` and
     ``places`` [tokens a step] int64 are those of ``StepRows``; they live here so that they survive what tables survive:
     a sleeping engine, reloaded weights. Without ``by_step`` none of these exist and ``cos_sin_cache`` is the table of
-    the longest tier.
+    the longest tier, of a drafter ``length`` rows: past its own end the last one.
     """
 
     def __init__(
@@ -71,6 +71,7 @@ class TieredRotaryEmbedding(RotaryEmbedding):  # type: ignore[misc]
         self.angles = server_settings(vllm_config).angles
         self.by_step = serves_tiers(vllm_config) and not _loading_drafter.get()
         self.step_tokens = tokens_of_a_step(vllm_config)
+        self.length = max(served.tiers[-1].max_length, _length_of_target(vllm_config))
         super().__init__(head_size, rotary_dim, max_position_embeddings, base, is_neox_style, dtype)
         if self.by_step:
             self.cos_sin_cache_bf16 = None  # a copy that ROCm's base class keeps: it would never be filled
@@ -89,7 +90,7 @@ class TieredRotaryEmbedding(RotaryEmbedding):  # type: ignore[misc]
         if not self.by_step:
             longest = self.served.tiers[-1]
             table = self._table(longest)
-            chunks = torch.split(torch.arange(longest.max_length), _CHUNK)
+            chunks = torch.split(torch.arange(self.length).clamp(max=longest.max_length - 1), _CHUNK)
             return torch.cat([table.read(positions).to(self.dtype) for positions in chunks])
         table = RopeTable.joined([self._table(tier) for tier in reversed(self.served.tiers)])
         buffers = {
@@ -167,6 +168,14 @@ def fresh_tables(*, drafter: bool) -> Iterator[None]:
         yield
     finally:
         _loading_drafter.reset(before)
+
+
+def _length_of_target(vllm_config: Any) -> int:
+    """Positions that a drafter may be asked for: vLLM's V2 runner knows only how far its target reaches."""
+    if not _loading_drafter.get():
+        return 0
+    length: int = vllm_config.speculative_config.target_model_config.max_model_len
+    return length
 
 
 def _forget(unwanted: Callable[[Any], bool]) -> None:

@@ -43,7 +43,9 @@ def made(
     asked = SimpleNamespace(
         model_config=SimpleNamespace(hf_text_config=SimpleNamespace(to_dict=lambda: CONFIG), max_model_len=length),
         scheduler_config=SimpleNamespace(max_num_batched_tokens=64, max_num_seqs=4, **{MARK: length > WINDOW}),
-        speculative_config=SimpleNamespace(num_speculative_tokens=3),
+        speculative_config=SimpleNamespace(
+            num_speculative_tokens=3, target_model_config=SimpleNamespace(max_model_len=LENGTH)
+        ),
         additional_config={"longrope": settings},
     )
     for module in (rotary, stock):
@@ -100,6 +102,16 @@ def test_a_drafter_has_the_longest_tier_by_true_positions(monkeypatch: pytest.Mo
     assert (target.by_step, drafter.by_step) == (True, False)
     assert torch.equal(drafter.cos_sin_cache, target.table.read(torch.arange(LENGTH)).bfloat16())
     assert not hasattr(drafter, "places")
+
+
+def test_a_drafter_that_ends_before_its_target_has_a_row_for_every_position(monkeypatch: pytest.MonkeyPatch) -> None:
+    with rotary.fresh_tables(drafter=True):
+        whole, shorter = (
+            made(monkeypatch, rotary.TieredRotaryEmbedding, torch.bfloat16, length=length) for length in (LENGTH, 1000)
+        )
+    assert torch.equal(shorter.cos_sin_cache[:1000], whole.cos_sin_cache[:1000])
+    assert shorter.cos_sin_cache.shape == whole.cos_sin_cache.shape
+    assert (shorter.cos_sin_cache[1000:] == shorter.cos_sin_cache[999]).all()
 
 
 def test_a_server_of_one_tier_has_its_rows_by_true_positions(monkeypatch: pytest.MonkeyPatch) -> None:
