@@ -71,7 +71,7 @@ def test_stock_vllm_is_told_nothing_that_it_does_not_know() -> None:
         "--seed",
         "7",
     )
-    assert stock_options(options) == ("--dtype=float32", "--seed=7")
+    assert stock_options(options) == ("--dtype=float32", "--seed", "7")
 
 
 def test_another_shortest_tier_is_served_alone_by_the_plugin() -> None:
