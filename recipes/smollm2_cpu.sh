@@ -24,7 +24,7 @@ by_longrope2=(--space longrope2 --objective needle --method evolution --populati
 by_far=(--method gradient --steps 5 --attention-factor search --samples 2 --held-out 2)
 by_short=(--method cma --evaluations 12)
 training=(--batch 1 --short-share 0.5 --learning-rate 5e-5 --warmup 2 --save-every 4 --keep 2)
-tasks="ppl passkey ruler" answering=dynamic-ntk,yarn
+tasks="ppl passkey ruler" answering=yarn
 measuring_near=(--samples 3 --depths 5 --trials 2)
 measuring_far=(--samples 2 --depths 5 --trials 1)
 ruler=(--ruler-tasks "niah_single_1,niah_multikey_1,ruler_vt,ruler_fwe" --ruler-samples 2)
